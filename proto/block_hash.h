@@ -3,12 +3,13 @@
 //
 // A prompt is cut into full blocks of `block_size` tokens. The hash of block i covers the root and
 // every token up to the end of block i (a chain), so equal hashes mean equal prefixes up to 128-bit
-// collisions; the worker compares tokens on a hit, so a collision costs a miss, never a wrong answer.
+// collisions; the worker compares tokens on a hit, so a collision costs a miss, never a wrong
+// answer.
 #ifndef PACELINE_PROTO_BLOCK_HASH_H_
 #define PACELINE_PROTO_BLOCK_HASH_H_
 
-#include <cstdint>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string_view>
 #include <vector>
@@ -27,7 +28,8 @@ struct BlockHash {
   }
 };
 
-// The chain's root: separates models, adapters and tenants (`cache_salt`), which never share blocks.
+// The chain's root: separates models, adapters and tenants (`cache_salt`), which never share
+// blocks.
 BlockHash RootBlockHash(std::string_view model_digest,
                         std::string_view adapter,
                         std::string_view cache_salt);

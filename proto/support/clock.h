@@ -1,5 +1,5 @@
-// Monotonic time behind an interface, so that deadlines, leases and rates are testable without sleep
-// and immune to wall-clock jumps. Any thread.
+// Monotonic time behind an interface, so that deadlines, leases and rates are testable without
+// sleep and immune to wall-clock jumps. Any thread.
 #ifndef PACELINE_PROTO_SUPPORT_CLOCK_H_
 #define PACELINE_PROTO_SUPPORT_CLOCK_H_
 

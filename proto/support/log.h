@@ -21,11 +21,11 @@ void InitLog(std::string_view component, std::string_view level, LogFormat forma
 }  // namespace paceline
 
 // Broken invariants end the process in every build: a restart is cheap, a wrong answer is not.
-#define PACELINE_CHECK(condition, message)                                       \
-  do {                                                                           \
-    if (!(condition)) [[unlikely]] {                                             \
-      ::paceline::Die(__FILE__, __LINE__, message);                              \
-    }                                                                            \
+#define PACELINE_CHECK(condition, message)          \
+  do {                                              \
+    if (!(condition)) [[unlikely]] {                \
+      ::paceline::Die(__FILE__, __LINE__, message); \
+    }                                               \
   } while (0)
 
 #endif  // PACELINE_PROTO_SUPPORT_LOG_H_

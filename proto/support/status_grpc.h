@@ -13,8 +13,8 @@ namespace paceline {
 grpc::Status ToGrpcStatus(const absl::Status& status);
 absl::Status FromGrpcStatus(const grpc::Status& status);
 
-// The HTTP status code for `code`: INVALID_ARGUMENT 400, UNAUTHENTICATED 401, PERMISSION_DENIED 403,
-// NOT_FOUND 404, RESOURCE_EXHAUSTED 429, CANCELLED 499, UNIMPLEMENTED 501, UNAVAILABLE 503,
+// The HTTP status code for `code`: INVALID_ARGUMENT 400, UNAUTHENTICATED 401, PERMISSION_DENIED
+// 403, NOT_FOUND 404, RESOURCE_EXHAUSTED 429, CANCELLED 499, UNIMPLEMENTED 501, UNAVAILABLE 503,
 // DEADLINE_EXCEEDED 504, everything else 500.
 int HttpStatusCode(absl::StatusCode code);
 

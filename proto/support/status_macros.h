@@ -8,11 +8,11 @@
 #include "absl/status/statusor.h"
 
 // Evaluates `expr` (an absl::Status) and returns it from the enclosing function unless it is OK.
-#define RETURN_IF_ERROR(expr)                                 \
-  do {                                                        \
+#define RETURN_IF_ERROR(expr)                                           \
+  do {                                                                  \
     if (absl::Status paceline_status = (expr); !paceline_status.ok()) { \
-      return paceline_status;                                 \
-    }                                                         \
+      return paceline_status;                                           \
+    }                                                                   \
   } while (0)
 
 #define PACELINE_CONCAT_INNER(a, b) a##b
