@@ -61,7 +61,7 @@ enum class FinishReason : int32_t {
 };
 
 // Log-probabilities (nats) of one token and of the likeliest at its position, of the distribution
-// before temperature and truncation, after penalties and bias.
+// that the model gave: before masks, bias, penalties, temperature and truncation.
 struct TokenLogprobs {
   float logprob = 0.0F;
   int32_t rank = 0;  // 1 is the likeliest; 0: not computed (first prompt token)
