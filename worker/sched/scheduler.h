@@ -1,0 +1,208 @@
+// Decides which tokens each step computes: continuous batching with chunked prefill, preemption by
+// recompute, priorities, deadlines, pause and cancel. Sees no device: Next hands out a Batch,
+// whoever runs it answers with Commit. Owned by Engine. Not thread-safe: engine thread only.
+//
+// Order. Sequences are ordered by (priority, arrival, choice). A sequence is runnable unless it is
+// paused, finished or waits to fork. Each step has one budget of tokens: every running decode takes
+// one, oldest first; what is left goes to prefills, oldest first, each up to max_prefill_chunk;
+// then waiting sequences are admitted strictly in order, each with the blocks of its whole token
+// list (so a prefill once admitted needs nothing more).
+//
+// Blocks. A decode that needs a block when none is available takes those of the last in order of
+// the paused sequences, then of the running sequences behind it, by preempting them: they lose
+// their KV and wait, in their old place, to recompute prompt and output. When nobody is behind it,
+// it sits out the step and keeps what it has. A waiting sequence may take blocks and slots from
+// paused sequences; from running ones only if they have a lower priority, or if it is first of all
+// runnable ones.
+//
+// PROGRESS: whenever a sequence is runnable, the first in order (the head) has at least one token
+// in the batch that Next returns. Because:
+//   1. no sequence is admitted to the queue that could need more blocks than there are;
+//   2. the head may take the blocks and the slots of all others, so it gets those it needs;
+//   3. a sequence scheduled in a step is never preempted in it: decodes are visited in order and
+//      victims are always behind; admission that preempts running sequences precedes them;
+//   4. max_num_seqs <= budget, and at most max_num_seqs - 1 other decodes take a token each.
+// The head stays the head until it ends or one with a better priority arrives, so it ends within
+// (tokens of its prompt and output) + 1 steps, and by induction so does every sequence. Nobody
+// waits while holding blocks except paused sequences, whose blocks are anyone's to take.
+//
+// Calls: Next, run, Commit, and again; nothing between an empty batch and the next Next. Every
+// other method may come at any point, also between Next and Commit: then a sequence that is in the
+// batch is dealt with by Commit. Every accepted sequence is handed out by TakeFinished exactly
+// once.
+#ifndef PACELINE_WORKER_SCHED_SCHEDULER_H_
+#define PACELINE_WORKER_SCHED_SCHEDULER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/btree_set.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "worker/cache/kv_cache.h"
+#include "worker/core/request.h"
+#include "worker/core/sequence.h"
+#include "worker/sched/batch.h"
+#include "worker/sched/running_set.h"
+
+namespace paceline::worker {
+
+// A sequence that ended, whole, with why. Its blocks are already returned.
+struct Finished {
+  std::unique_ptr<Sequence> sequence;
+  FinishReason reason = FinishReason::kNone;
+  absl::Status status;  // not OK exactly when reason is kError
+  bool has_stop_token = false;
+  int32_t stop_token_id = -1;  // the last of token_ids, when it ended the sequence
+};
+
+class Scheduler {
+ public:
+  struct Options {
+    int32_t max_num_seqs = 256;             // sequences running at once
+    int32_t max_num_batched_tokens = 2048;  // per step; at least max_num_seqs
+    int32_t max_prefill_chunk = 0;         // tokens of one prefill per step; 0: no limit of its own
+    int32_t max_model_len = 0;             // tokens
+    int32_t max_waiting_seqs = 8192;       // new sequences that wait; more are refused
+    int64_t max_waiting_tokens = 1 << 22;  // their prompt tokens; one request may exceed it alone
+    int32_t vocab_size = 0;                // token ids are below it
+    std::vector<int32_t> eos_token_ids;
+    bool prefix_caching = true;  // whether prompts are looked up
+  };
+
+  struct Load {
+    int32_t running = 0;  // sequences
+    int32_t waiting = 0;  // not scheduled now: new or preempted, and choices yet to fork
+    int32_t paused = 0;
+    int64_t waiting_tokens = 0;  // prefill still to compute, of waiting and running sequences
+    int32_t free_blocks = 0;     // including cached ones that nobody references
+    int32_t total_blocks = 0;
+  };
+
+  struct Counters {
+    uint64_t preemptions = 0;
+    uint64_t prompt_tokens = 0;  // of sequences first scheduled
+    uint64_t cached_tokens = 0;  // of those, from the prefix cache
+    uint64_t generated_tokens = 0;
+  };
+
+  // OK, or InvalidArgument naming the option that is out of range.
+  static absl::Status Validate(const Options& options, const KvCache& cache);
+
+  // REQUIRES: Validate is OK. `cache` outlives this.
+  Scheduler(const Options& options, KvCache* cache);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // Queues the request's n choices. Refusals change nothing: InvalidArgument (malformed, over the
+  // model's context, or needs more KV blocks than exist), ResourceExhausted (the queue is full),
+  // AlreadyExists (a live request of the session has this id), DeadlineExceeded.
+  absl::Status Add(std::shared_ptr<const Request> request, int64_t now_ns);
+
+  // Ends what is past its deadline, then plans a step. Empty exactly when nothing is runnable.
+  // Valid until Commit. REQUIRES: the last non-empty batch was committed.
+  const Batch& Next(int64_t now_ns);
+
+  // Results of the batch: one per sampler, in the batch's order (entries, then their samplers).
+  // Appends tokens, forks choices, ends sequences, publishes full blocks. The batch's sequences
+  // stay alive until what TakeFinished gave is destroyed. `sampled` may be empty for an empty
+  // batch.
+  void Commit(absl::Span<const Sampled> sampled, int64_t now_ns);
+
+  // Unknown ids are ignored: the request may have just ended.
+  void Cancel(uint64_t session, std::string_view request_id);
+  void CancelSession(uint64_t session);
+  // A paused request keeps its state but does not run, and expires like any other.
+  void Pause(uint64_t session, std::string_view request_id);
+  void Resume(uint64_t session, std::string_view request_id);
+
+  // Swaps what ended since the last call into `finished`, whose old content is destroyed.
+  void TakeFinished(std::vector<Finished>& finished);
+
+  // Tokens per step from now on; clamped to [max_num_seqs, max_num_batched_tokens].
+  void SetTokenBudget(int32_t num_tokens);
+
+  // When Next has something to expire; INT64_MAX: never. An idle engine wakes for it.
+  int64_t next_deadline_ns() const;
+  // Whether a sequence is running or waiting (not: paused).
+  bool has_runnable() const { return !running_.empty() || !waiting_.empty(); }
+  // Sequences accepted and not yet ended.
+  int32_t num_sequences() const { return num_sequences_; }
+  Load load() const;
+  const Counters& counters() const { return counters_; }
+
+  // Walks everything: each sequence is where its state says, slots, tokens and blocks add up.
+  absl::Status CheckInvariants() const;
+
+ private:
+  using GroupMap = absl::flat_hash_map<std::string, std::unique_ptr<RequestGroup>>;
+  using OrderedSet = absl::btree_set<std::pair<SequenceOrder, Sequence*>>;
+
+  // Whom a waiting sequence may preempt to be admitted, beside paused sequences.
+  enum class Claim { kNobody, kLowerPriority, kAnybody };
+
+  RequestGroup* FindGroup(uint64_t session, std::string_view request_id);
+  std::unique_ptr<Sequence> MakeSequence(const std::shared_ptr<const Request>& request,
+                                         RequestGroup* group,
+                                         int32_t choice);
+
+  // Phases of Next.
+  void Expire(int64_t now_ns);
+  void AdmitUrgent(int64_t now_ns);
+  void ScheduleDecodes();
+  void SchedulePrefills(int64_t now_ns);
+  void AddEntry(Sequence* sequence, int32_t num_tokens);
+
+  bool TryAdmit(Sequence* sequence, Claim claim, int64_t now_ns);
+  bool PreemptFor(const Sequence& claimant, Claim claim);
+  bool ReclaimPaused();
+  void Preempt(Sequence* victim);
+
+  // Changes of state; each keeps every count right.
+  void EnterWaiting(Sequence* sequence);
+  void LeaveWaiting(Sequence* sequence);
+  void EnterRunning(Sequence* sequence);
+  void LeaveRunning(Sequence* sequence);
+  void PauseSequence(Sequence* sequence);
+  void Finish(Sequence* sequence, FinishReason reason, absl::Status status);
+  void FinishGroup(RequestGroup* group, FinishReason reason);
+
+  // Phases of Commit.
+  void Fork(Sequence* leader, Sequence* fork);
+  void Advance(Sequence* sequence, const Sampled& sampled, int64_t now_ns);
+  bool IsStopToken(const Sequence& sequence, int32_t token_id) const;
+
+  const Options options_;
+  KvCache* const cache_;
+  int32_t token_budget_;
+
+  absl::flat_hash_map<uint64_t, GroupMap> sessions_;
+  absl::btree_set<std::pair<int64_t, RequestGroup*>> deadlines_;
+  OrderedSet waiting_;
+  OrderedSet paused_;
+  RunningSet running_;
+  int32_t slots_used_ = 0;  // running sequences and the choices that will fork from them
+  int32_t num_sequences_ = 0;
+  int32_t new_waiting_seqs_ = 0;  // of sequences never scheduled, what max_waiting_* bounds
+  int64_t new_waiting_tokens_ = 0;
+  int32_t num_forking_waiting_ = 0;  // choices whose leader is not running
+  int64_t waiting_backlog_ = 0;      // tokens to compute, of waiting sequences
+  int64_t running_backlog_ = 0;      // of running prefills, beyond the last token each
+  uint64_t next_number_ = 1;
+
+  Batch batch_;
+  bool batch_open_ = false;
+  std::vector<Sequence*> prefills_;  // scratch of Next
+  std::vector<Finished> finished_;
+  Counters counters_;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_SCHED_SCHEDULER_H_
