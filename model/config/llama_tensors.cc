@@ -1,7 +1,9 @@
 // ValidateLlamaTensors: the tensors of architecture llama and their shapes.
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_join.h"
@@ -92,6 +94,19 @@ absl::Status CheckLayer(const ModelConfig& config, int32_t layer, TensorChecklis
   return absl::OkStatus();
 }
 
+// The frequencies are divided by these.
+absl::Status CheckRopeFrequencies(const GgufFile& file) {
+  const TensorInfo& tensor = *file.FindTensor("rope_freqs.weight");
+  std::vector<float> values(tensor.num_elements);
+  Dequantize(tensor.type, tensor.data, tensor.num_elements, values.data());
+  for (const float value : values) {
+    if (!std::isfinite(value) || !(value > 0)) {
+      return GgufError("tensor 'rope_freqs.weight': ", value, " is not a finite number above 0");
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateLlamaTensors(const ModelConfig& config, const GgufFile& file) {
@@ -107,6 +122,7 @@ absl::Status ValidateLlamaTensors(const ModelConfig& config, const GgufFile& fil
   }
   if (config.rope_scaling == RopeScaling::kFrequencies) {
     RETURN_IF_ERROR(tensors.Require("rope_freqs.weight", {config.rope_dim / 2}));
+    RETURN_IF_ERROR(CheckRopeFrequencies(file));
   }
   for (int32_t layer = 0; layer < config.num_layers; ++layer) {
     RETURN_IF_ERROR(CheckLayer(config, layer, tensors));

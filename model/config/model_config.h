@@ -45,9 +45,9 @@ struct ModelConfig {
 };
 
 // Reads and checks the metadata; needs no tensors, so it also serves a vocabulary-only file (whose
-// three tensor flags then mean nothing). InvalidArgument: a number is missing, of the wrong type or
-// impossible; Unimplemented: an architecture or a variant of it that is not supported. Both name
-// the key.
+// three tensor flags then mean nothing). NotFound: a key is missing; InvalidArgument: it has the
+// wrong type or an impossible value; Unimplemented: an architecture or a variant of it that is not
+// supported. All name the key.
 absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file);
 
 // That every tensor `config` calls for is there with the right shape, and no other one that would
