@@ -12,7 +12,7 @@
 #include "model/gguf/gguf_error.h"
 #include "proto/support/status_macros.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 std::string ShapeText(absl::Span<const int64_t> shape) {
@@ -130,4 +130,4 @@ absl::Status ValidateLlamaTensors(const ModelConfig& config, const GgufFile& fil
   return tensors.RefuseOthers();
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

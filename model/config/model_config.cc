@@ -7,7 +7,7 @@
 #include "model/gguf/gguf_error.h"
 #include "proto/support/status_macros.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 // Larger than any model there is, small enough that sizes multiply without overflow and no
@@ -289,4 +289,4 @@ absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file) {
   return config;
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "model/gguf/gguf_file.h"
 
-namespace paceline {
+namespace paceline::model {
 
 enum class RopeScaling {
   kNone,
@@ -55,6 +55,6 @@ absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file);
 // name the tensor and both shapes. (llama_tensors.cc)
 absl::Status ValidateLlamaTensors(const ModelConfig& config, const GgufFile& file);
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_CONFIG_MODEL_CONFIG_H_

@@ -3,7 +3,7 @@
 #include "model/gguf/formats.h"
 #include "model/gguf/half.h"
 
-namespace paceline {
+namespace paceline::model {
 
 void DequantizeF32(const uint8_t* src, int64_t num_blocks, float* dst) {
   if (num_blocks > 0) std::memcpy(dst, src, num_blocks * sizeof(float));
@@ -21,4 +21,4 @@ void DequantizeBF16(const uint8_t* src, int64_t num_blocks, float* dst) {
   }
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

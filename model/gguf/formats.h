@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace paceline {
+namespace paceline::model {
 
 // Plain floats: a block is one element.
 void DequantizeF32(const uint8_t* src, int64_t num_blocks, float* dst);
@@ -17,6 +17,6 @@ void DequantizeQ8_0(const uint8_t* src, int64_t num_blocks, float* dst);
 void DequantizeQ4_0(const uint8_t* src, int64_t num_blocks, float* dst);
 void DequantizeQ4_1(const uint8_t* src, int64_t num_blocks, float* dst);
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_GGUF_FORMATS_H_

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // Debian's Abseil has a string_view of its own, which absl::StrCat wants.
 template <typename T>
@@ -43,6 +43,6 @@ absl::Status GgufUnsupported(const Args&... args) {
 // `name` quoted for an error text: control bytes escaped, long names cut.
 std::string QuoteGgufName(std::string_view name);
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_GGUF_GGUF_ERROR_H_

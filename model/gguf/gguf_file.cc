@@ -18,7 +18,7 @@
 #include "proto/support/log.h"
 #include "proto/support/status_macros.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 constexpr int64_t kDigestWindows = 16;  // per tensor, evenly spread
@@ -274,4 +274,4 @@ void GgufFile::GiveBackPages() const {
   madvise(const_cast<char*>(bytes_.data()) + start, bytes_.size() - start, MADV_DONTNEED);
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

@@ -18,7 +18,7 @@
 #include "absl/status/statusor.h"
 #include "model/gguf/gguf_header.h"
 
-namespace paceline {
+namespace paceline::model {
 
 class GgufFile {
  public:
@@ -85,6 +85,6 @@ class GgufFile {
   GgufHeader header_;
 };
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_GGUF_GGUF_FILE_H_

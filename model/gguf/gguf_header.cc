@@ -11,7 +11,7 @@
 #include "model/gguf/gguf_error.h"
 #include "proto/support/status_macros.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "GGUF numbers are read as they lie");
@@ -377,4 +377,4 @@ std::string_view GgufValueTypeName(GgufValueType type) {
   return kNames[static_cast<uint32_t>(type)];
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "model/gguf/tensor_type.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // The values are the ids in the file.
 enum class GgufValueType : uint32_t {
@@ -76,6 +76,6 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(std::string_view file);
 int64_t GgufValueBytes(GgufValueType type);
 std::string_view GgufValueTypeName(GgufValueType type);
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_GGUF_GGUF_HEADER_H_

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace paceline {
+namespace paceline::model {
 
 // Exact: every half (subnormals, infinities, NaN payloads) has a float32 of the same value.
 inline float HalfToFloat(uint16_t half) {
@@ -67,6 +67,6 @@ inline float LoadHalf(const uint8_t* src) {
   return HalfToFloat(half);
 }
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_GGUF_HALF_H_

@@ -1,7 +1,7 @@
 #include "model/gguf/formats.h"
 #include "model/gguf/half.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // 20 bytes: half scale d, half minimum m, then 16 bytes of nibbles q, elements 0-15 in the low and
 // 16-31 in the high ones; x = d · q + m.
@@ -16,4 +16,4 @@ void DequantizeQ4_1(const uint8_t* src, int64_t num_blocks, float* dst) {
   }
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

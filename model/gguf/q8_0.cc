@@ -1,7 +1,7 @@
 #include "model/gguf/formats.h"
 #include "model/gguf/half.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // 34 bytes: half scale d, then 32 signed bytes q; x = d · q.
 void DequantizeQ8_0(const uint8_t* src, int64_t num_blocks, float* dst) {
@@ -11,4 +11,4 @@ void DequantizeQ8_0(const uint8_t* src, int64_t num_blocks, float* dst) {
   }
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

@@ -3,7 +3,7 @@
 #include "model/gguf/formats.h"
 #include "proto/support/log.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 constexpr TensorTypeInfo kTensorTypes[] = {
@@ -65,4 +65,4 @@ void Dequantize(TensorType type, const uint8_t* src, int64_t num_elements, float
   info.dequantize(src, num_elements / info.block_size, dst);
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

@@ -12,7 +12,7 @@
 
 #include "absl/types/span.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // The values are the ids in the file.
 enum class TensorType : uint32_t {
@@ -53,6 +53,6 @@ std::optional<int64_t> TensorBytes(TensorType type, int64_t num_elements);
 // REQUIRES: num_elements is a multiple of the type's block size.
 void Dequantize(TensorType type, const uint8_t* src, int64_t num_elements, float* dst);
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_MODEL_GGUF_TENSOR_TYPE_H_

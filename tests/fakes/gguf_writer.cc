@@ -5,7 +5,7 @@
 
 #include "proto/support/log.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 uint64_t AlignUp(uint64_t value, uint64_t alignment) {
@@ -180,4 +180,4 @@ absl::Status GgufWriter::WriteTo(const std::string& path) const {
   return absl::OkStatus();
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

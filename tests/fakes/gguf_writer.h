@@ -16,7 +16,7 @@
 #include "absl/types/span.h"
 #include "model/gguf/gguf_file.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // Appends `value`'s bytes, little-endian: for AddRaw.
 template <typename T>
@@ -95,6 +95,6 @@ class GgufWriter {
   std::vector<Tensor> tensors_;
 };
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_TESTS_FAKES_GGUF_WRITER_H_

@@ -7,7 +7,7 @@
 #include "model/gguf/half.h"
 #include "proto/support/log.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 void Append16(std::string& out, uint16_t bits) {
@@ -89,4 +89,4 @@ std::string Quantize(TensorType type, absl::Span<const float> values) {
   return out;
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

@@ -8,11 +8,11 @@
 #include "absl/types/span.h"
 #include "model/gguf/tensor_type.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // REQUIRES: values.size() is a multiple of the type's block size.
 std::string Quantize(TensorType type, absl::Span<const float> values);
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_TESTS_FAKES_QUANTIZE_H_

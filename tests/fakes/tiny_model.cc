@@ -7,7 +7,7 @@
 #include "proto/support/log.h"
 #include "tests/fakes/quantize.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 constexpr std::string_view kChatMlTemplate =
@@ -206,4 +206,4 @@ absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& opt
   return MakeTinyModel(options).WriteTo(path);
 }
 
-}  // namespace paceline
+}  // namespace paceline::model

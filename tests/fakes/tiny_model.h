@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "tests/fakes/gguf_writer.h"
 
-namespace paceline {
+namespace paceline::model {
 
 // Token ids of every tiny model; the byte tokens and the merged tokens follow.
 inline constexpr int32_t kTinyEndOfText = 0;  // <|endoftext|>: unknown token
@@ -44,6 +44,6 @@ GgufWriter MakeTinyModel(const TinyModelOptions& options = {});
 std::string TinyModelBytes(const TinyModelOptions& options = {});
 absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& options = {});
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_TESTS_FAKES_TINY_MODEL_H_

@@ -5,7 +5,7 @@
 #include "model/config/model_config.h"
 #include "tests/fakes/tiny_model.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 using ::testing::HasSubstr;
@@ -123,4 +123,4 @@ TEST(LlamaTensorsTest, VocabularyOnlyFileIsRefusedAsSuch) {
 }
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model

@@ -10,7 +10,7 @@
 #include "gtest/gtest.h"
 #include "tests/fakes/tiny_model.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 using ::testing::HasSubstr;
@@ -284,4 +284,4 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model

@@ -24,7 +24,7 @@ void* operator new(size_t size) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 // An exactly sized heap copy, so that a read past the end is one that a sanitizer sees.
@@ -143,4 +143,4 @@ TEST(GgufDamageTest, MemoryStaysWithinAFewTimesTheHeader) {
 }
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model

@@ -12,7 +12,7 @@
 #include "tests/fakes/quantize.h"
 #include "tests/fakes/tiny_model.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 using ::testing::ElementsAre;
@@ -312,4 +312,4 @@ TEST(GgufRealModelTest, HasTheNumbersOfSmolLm2) {
 }
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model

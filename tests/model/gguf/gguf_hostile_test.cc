@@ -8,7 +8,7 @@
 #include "model/gguf/gguf_file.h"
 #include "tests/fakes/gguf_writer.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 using ::testing::HasSubstr;
@@ -228,4 +228,4 @@ TEST(GgufHostileCountTest, CountsOverTheLimitAreRefusedHoweverLargeTheFile) {
 }
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model

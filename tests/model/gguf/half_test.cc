@@ -6,7 +6,7 @@
 
 #include "gtest/gtest.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 // The value of a half by its definition, in double, which holds all of them exactly.
@@ -80,4 +80,4 @@ TEST(HalfTest, BFloat16RoundsToNearestTiesToEven) {
 }
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model

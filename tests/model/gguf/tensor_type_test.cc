@@ -8,7 +8,7 @@
 #include "tests/fakes/quantize.h"
 #include "tests/model/gguf/dequantize_cases.h"
 
-namespace paceline {
+namespace paceline::model {
 namespace {
 
 TEST(TensorTypeTest, DequantizeGivesTheBitsOfTheReferencePackage) {
@@ -75,4 +75,4 @@ TEST(TensorTypeTest, QuantizeAndBackStaysWithinHalfAStep) {
 }
 
 }  // namespace
-}  // namespace paceline
+}  // namespace paceline::model
