@@ -7,10 +7,9 @@
 #ifndef PACELINE_KERNELS_DISPATCH_H_
 #define PACELINE_KERNELS_DISPATCH_H_
 
-#include <string_view>
-
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace paceline::kernels {
 
@@ -20,10 +19,10 @@ enum class CpuIsa {
 };
 
 // "portable" or "avx512".
-std::string_view CpuIsaName(CpuIsa isa);
+absl::string_view CpuIsaName(CpuIsa isa);
 
 // InvalidArgument for an unknown name.
-absl::StatusOr<CpuIsa> ParseCpuIsa(std::string_view name);
+absl::StatusOr<CpuIsa> ParseCpuIsa(absl::string_view name);
 
 // True when this processor and operating system can run `isa` (cpuid and xgetbv).
 bool CpuIsaSupported(CpuIsa isa);

@@ -4,11 +4,12 @@
 #define PACELINE_KERNELS_TENSOR_VIEW_H_
 
 #include <cstdint>
-#include <string_view>
+#include <string>
 #include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace paceline::kernels {
 
@@ -69,15 +70,18 @@ std::string ShapeString(const MatrixView<T>& m) {
 
 // InvalidArgument: "<op>: <a_name> [r, c] does not fit <b_name> [r, c]".
 template <typename A, typename B>
-absl::Status ShapeMismatch(
-    std::string_view op, std::string_view a_name, const A& a, std::string_view b_name, const B& b) {
+absl::Status ShapeMismatch(absl::string_view op,
+                           absl::string_view a_name,
+                           const A& a,
+                           absl::string_view b_name,
+                           const B& b) {
   return absl::InvalidArgumentError(absl::StrCat(
       op, ": ", a_name, " ", ShapeString(a), " does not fit ", b_name, " ", ShapeString(b)));
 }
 
 // OK when the view is usable: data present (unless empty), sizes >= 0, row_stride >= cols.
 template <typename T>
-absl::Status CheckView(std::string_view op, std::string_view name, const MatrixView<T>& m) {
+absl::Status CheckView(absl::string_view op, absl::string_view name, const MatrixView<T>& m) {
   if (m.rows < 0 || m.cols < 0 || (m.rows > 1 && m.row_stride < m.cols) ||
       (m.data == nullptr && m.rows * m.cols != 0)) {
     return absl::InvalidArgumentError(absl::StrCat(

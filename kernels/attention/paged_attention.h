@@ -9,9 +9,10 @@
 #define PACELINE_KERNELS_ATTENTION_PAGED_ATTENTION_H_
 
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/thread_pool.h"
@@ -31,20 +32,22 @@ struct SequenceView {
   absl::Span<const int32_t> block_table;  // at least ceil((context_before + num_rows) / 32) ids
 };
 
+struct AttentionPlan;
+
 // Scratch memory, reused from call to call; owned by the runner, used by one call at a time.
 class AttentionWorkspace {
  public:
-  // At least `floats` floats; grows, never shrinks.
-  absl::StatusOr<float*> Reserve(int64_t floats);
-  struct Item;
-  std::vector<Item>& items() { return items_; }
-
   AttentionWorkspace();
   ~AttentionWorkspace();
 
+  AttentionPlan& plan() { return *plan_; }
+  // At least `count` floats, undefined contents; grows, never shrinks. ResourceExhausted when there
+  // is no memory.
+  absl::StatusOr<float*> Reserve(int64_t count);
+
  private:
+  std::unique_ptr<AttentionPlan> plan_;
   AlignedBuffer buffer_;
-  std::vector<Item> items_;
 };
 
 // num_heads = q.cols / head_dim must be a multiple of the layout's num_kv_heads; query head h reads

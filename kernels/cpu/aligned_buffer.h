@@ -17,8 +17,8 @@ class AlignedBuffer {
   AlignedBuffer(AlignedBuffer&& other) noexcept;
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept;
 
-  // Pages come from the kernel zeroed and are touched lazily. ResourceExhausted when there is no
-  // address space or memory for them. bytes == 0 gives an empty buffer.
+  // Large buffers come zeroed from the kernel and are touched lazily. ResourceExhausted when there
+  // is no address space or memory for them. bytes == 0 gives an empty buffer.
   static absl::StatusOr<AlignedBuffer> Allocate(size_t bytes);
 
   uint8_t* data() const { return data_; }
@@ -30,7 +30,7 @@ class AlignedBuffer {
 
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
-  size_t mapped_ = 0;
+  size_t mapped_ = 0;  // 0: from the heap
 };
 
 }  // namespace paceline::kernels

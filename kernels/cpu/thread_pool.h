@@ -42,9 +42,9 @@ class ThreadPool {
   // Not re-entrant: `body` must not call Run. `body` must not throw.
   void Run(absl::FunctionRef<void(int thread, int num_threads)> body);
 
-  // Calls body(item) for every item in [0, count); threads claim the next item when they are free,
-  // in increasing order. Runs inline when count is 1. As Run() otherwise.
-  void ForEach(int64_t count, absl::FunctionRef<void(int64_t item)> body);
+  // Calls body(thread, item) for every item in [0, count); threads claim the next item when they
+  // are free, in increasing order. Runs inline when count is 1. As Run() otherwise.
+  void ForEach(int64_t count, absl::FunctionRef<void(int thread, int64_t item)> body);
 
   // Splits [0, count) statically into one range per thread; runs inline when count * cost_ns (a
   // rough estimate) is too small to be worth waking the team.

@@ -56,7 +56,7 @@ class Activations {
 
 // Fills `out` (resized to x's shape) with x, quantised when out's form is kInt8: per block of 32,
 // scale = max|x| / 127 and q = round-to-nearest-even(x / scale). A NaN or infinity in a block makes
-// its scale NaN or infinite, so it is not lost.
+// its scale and sum NaN, so it reaches every output instead of getting lost.
 absl::Status QuantizeActivations(ThreadPool& pool,
                                  const Matrix& x,  // [m, k] f32
                                  Activations& out);

@@ -4,9 +4,9 @@
 #define PACELINE_KERNELS_GEMM_PACKED_MATRIX_H_
 
 #include <cstdint>
-#include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/thread_pool.h"
@@ -14,7 +14,7 @@
 
 namespace paceline::kernels {
 
-std::string_view WeightFormatName(WeightFormat format);
+absl::string_view WeightFormatName(WeightFormat format);
 
 // Bytes of one row of k columns as stored in a GGUF file; 0 when k does not fit the format.
 int64_t RowBytes(WeightFormat format, int64_t k);

@@ -1,0 +1,16 @@
+// The gemm kernels of the active instruction set. Stateless; any thread. Private to kernels/.
+#ifndef PACELINE_KERNELS_GEMM_GEMM_TABLES_H_
+#define PACELINE_KERNELS_GEMM_GEMM_TABLES_H_
+
+#include "kernels/dispatch.h"
+#include "kernels/gemm/gemm_kernels.h"
+
+namespace paceline::kernels {
+
+inline const GemmKernels& ActiveGemmKernels() {
+  return Select(IsaTables<GemmKernels>{&kGemmPortable, &kGemmAvx512});
+}
+
+}  // namespace paceline::kernels
+
+#endif  // PACELINE_KERNELS_GEMM_GEMM_TABLES_H_

@@ -1,0 +1,203 @@
+// The matmul's entry point and its readable reference kernels.
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/gemm/gemm_tables.h"
+#include "kernels/gemm/matmul.h"
+#include "kernels/half.h"
+
+namespace paceline::kernels {
+namespace {
+
+// One format's view of a packed group: `Value` for the float path; for the int8 path the output is
+// sum over blocks of scale * d * dot + min * s, dot being exact.
+struct Q4_1 {
+  using Block = PackedQ4_1;
+  static float Scale(const Block& b, int r) { return HalfToFloat(b.d[r]); }
+  static float Min(const Block& b, int r) { return HalfToFloat(b.m[r]); }
+  static int Quant(const Block& b, int r, int c) {
+    const uint8_t byte = b.q[64 * (c % 16 / 4) + 4 * r + c % 4];
+    return c < 16 ? byte & 15 : byte >> 4;
+  }
+};
+struct Q4_0 {
+  using Block = PackedQ4_0;
+  static float Scale(const Block& b, int r) { return HalfToFloat(b.d[r]); }
+  static float Min(const Block&, int) { return 0; }
+  static int Quant(const Block& b, int r, int c) {
+    const uint8_t byte = b.q[64 * (c % 16 / 4) + 4 * r + c % 4];
+    return (c < 16 ? byte & 15 : byte >> 4) - 8;
+  }
+};
+struct Q8_0 {
+  using Block = PackedQ8_0;
+  static float Scale(const Block& b, int r) { return HalfToFloat(b.d[r]); }
+  static float Min(const Block&, int) { return 0; }
+  static int Quant(const Block& b, int r, int c) { return b.q[64 * (c / 4) + 4 * r + c % 4] - 128; }
+};
+
+float F32Element(const void* group, int64_t i) {
+  float value;
+  std::memcpy(&value, static_cast<const uint8_t*>(group) + 4 * i, 4);
+  return value;
+}
+float F16Element(const void* group, int64_t i) {
+  return HalfToFloat(static_cast<const uint16_t*>(group)[i]);
+}
+float BF16Element(const void* group, int64_t i) {
+  return Bfloat16ToFloat(static_cast<const uint16_t*>(group)[i]);
+}
+
+void Store(const GemmArgs& args, int64_t i, int64_t row, float sum) {
+  float& y = args.y[i * args.y_stride + row];
+  if (args.bias != nullptr) sum += args.bias[row];
+  y = args.accumulate ? y + sum : sum;
+}
+
+// Calls output(group, lane, i) for every output and stores what it returns.
+template <typename Output>
+void ForEachOutput(const GemmArgs& args, Output output) {
+  for (int64_t row = 0; row < args.num_rows; ++row) {
+    const auto* group = static_cast<const uint8_t*>(args.w) + row / kPackRows * args.group_bytes;
+    for (int64_t i = 0; i < args.m; ++i) {
+      Store(args, i, row, output(group, static_cast<int>(row % kPackRows), i));
+    }
+  }
+}
+
+template <typename Format>
+void Int8Kernel(const GemmArgs& args) {
+  ForEachOutput(args, [&](const uint8_t* group, int lane, int64_t i) {
+    const auto* w = reinterpret_cast<const typename Format::Block*>(group);
+    const auto* x = static_cast<const ActivationBlock*>(args.x) + i * args.x_stride;
+    float sum = 0;
+    for (int64_t b = 0; b < args.k / kBlockK; ++b) {
+      int32_t dot = 0;
+      for (int c = 0; c < kBlockK; ++c) dot += Format::Quant(w[b], lane, c) * x[b].q[c];
+      sum += Format::Scale(w[b], lane) * x[b].d * static_cast<float>(dot);
+      sum += Format::Min(w[b], lane) * x[b].s;
+    }
+    return sum;
+  });
+}
+
+template <typename Format>
+void FloatKernel(const GemmArgs& args) {
+  ForEachOutput(args, [&](const uint8_t* group, int lane, int64_t i) {
+    const auto* w = reinterpret_cast<const typename Format::Block*>(group);
+    const float* x = static_cast<const float*>(args.x) + i * args.x_stride;
+    float sum = 0;
+    for (int64_t b = 0; b < args.k / kBlockK; ++b) {
+      const float scale = Format::Scale(w[b], lane);
+      const float min = Format::Min(w[b], lane);
+      for (int c = 0; c < kBlockK; ++c) {
+        const float value = scale * static_cast<float>(Format::Quant(w[b], lane, c)) + min;
+        sum += value * x[b * kBlockK + c];
+      }
+    }
+    return sum;
+  });
+}
+
+template <float (*Element)(const void*, int64_t)>
+void PlainKernel(const GemmArgs& args) {
+  ForEachOutput(args, [&](const uint8_t* group, int lane, int64_t i) {
+    const float* x = static_cast<const float*>(args.x) + i * args.x_stride;
+    float sum = 0;
+    for (int64_t j = 0; j < args.k; ++j) sum += Element(group, 16 * j + lane) * x[j];
+    return sum;
+  });
+}
+
+void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {
+  for (int64_t b = 0; b < k / kBlockK; ++b, x += kBlockK) {
+    ActivationBlock& block = out[b];
+    float largest = 0;
+    bool finite = true;
+    for (int c = 0; c < kBlockK; ++c) {
+      largest = std::fmax(largest, std::fabs(x[c]));
+      finite &= std::isfinite(x[c]);
+    }
+    block = {};
+    if (!finite) {
+      block.d = block.s = NAN;
+      continue;
+    }
+    if (largest < 1e-30f) continue;  // all zero, or too small to invert its scale
+    block.d = largest / 127.0f;
+    const float inverse = 1.0f / block.d;
+    int32_t sum = 0;
+    for (int c = 0; c < kBlockK; ++c) {
+      block.q[c] = static_cast<int8_t>(std::lrint(x[c] * inverse));
+      sum += block.q[c];
+    }
+    block.s = block.d * static_cast<float>(sum);
+    block.offset = -128 * sum;
+  }
+}
+
+}  // namespace
+
+const GemmKernels kGemmPortable = {
+    .int8 = {nullptr, nullptr, nullptr, Int8Kernel<Q8_0>, Int8Kernel<Q4_0>, Int8Kernel<Q4_1>},
+    .float32 = {PlainKernel<F32Element>,
+                PlainKernel<F16Element>,
+                PlainKernel<BF16Element>,
+                FloatKernel<Q8_0>,
+                FloatKernel<Q4_0>,
+                FloatKernel<Q4_1>},
+    .quantize_row = QuantizeRow,
+};
+
+absl::Status Matmul(ThreadPool& pool,
+                    const Activations& x,
+                    const PackedMatrix& w,
+                    const Epilogue& epilogue,
+                    const MutableMatrix& y) {
+  if (auto status = CheckView("Matmul", "y[m, n]", y); !status.ok()) return status;
+  if (x.cols() != w.k() || y.rows != x.rows() || y.cols != w.n()) {
+    return absl::InvalidArgumentError(absl::StrCat("Matmul: x[m, k] [",
+                                                   x.rows(),
+                                                   ", ",
+                                                   x.cols(),
+                                                   "], w[n, k] [",
+                                                   w.n(),
+                                                   ", ",
+                                                   w.k(),
+                                                   "] and y[m, n] ",
+                                                   ShapeString(y),
+                                                   " do not fit"));
+  }
+  const GemmKernels& kernels = ActiveGemmKernels();
+  const auto format = static_cast<size_t>(w.format());
+  const bool int8 = x.form() == ActivationForm::kInt8;
+  const auto kernel = int8 ? kernels.int8[format] : kernels.float32[format];
+  if (kernel == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Matmul: int8 activations with ", WeightFormatName(w.format()), " weights"));
+  }
+  if (x.rows() == 0) return absl::OkStatus();
+  pool.Run([&](int thread, int num_threads) {
+    const WorkRange groups = SplitWork(w.num_groups(), 1, thread, num_threads);
+    if (groups.begin == groups.end) return;
+    const int64_t first_row = groups.begin * kPackRows;
+    GemmArgs args;
+    args.w = w.group(groups.begin);
+    args.group_bytes = w.group_bytes();
+    args.num_groups = groups.end - groups.begin;
+    args.num_rows = std::min(groups.end * kPackRows, w.n()) - first_row;
+    args.k = w.k();
+    args.x = int8 ? static_cast<const void*>(x.block_row(0)) : x.float_row(0);
+    args.x_stride = int8 ? w.k() / kBlockK : w.k();
+    args.m = x.rows();
+    args.y = y.data + first_row;
+    args.y_stride = y.row_stride;
+    args.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_row;
+    args.accumulate = epilogue.accumulate;
+    kernel(args);
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace paceline::kernels
