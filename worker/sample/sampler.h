@@ -9,7 +9,8 @@
 //   1. log-probabilities, when asked for: of the row as the model gave it, before everything below
 //   2. allowed_token_ids: other ids cannot be chosen
 //   3. logit_bias: added to the logit (an id given twice gets both)
-//   4. min_tokens: before output index min_tokens, stop_token_ids cannot be chosen, nor eos_ids unless
+//   4. min_tokens: before output index min_tokens, stop_token_ids cannot be chosen, nor eos_ids
+//   unless
 //      ignore_eos is set (then an end-of-sequence id is an ordinary token)
 //   5. repetition penalty r of tokens in prompt or output: logit > 0 ? logit / r : logit * r
 //   6. frequency and presence penalty of tokens in the output: minus count * f, minus p
@@ -19,7 +20,8 @@
 //  10. top_k: keeps the k likeliest (lowest ids first among equals, so never more than k)
 //  11. top_p: keeps the shortest run of likeliest tokens whose share of what 9 and 10 left reaches
 //      top_p (lowest ids first among equals; at least one)
-//  12. pick: the largest of logit / temperature + Gumbel noise (worker/sample/gumbel.h), which draws
+//  12. pick: the largest of logit / temperature + Gumbel noise (worker/sample/gumbel.h), which
+//  draws
 //      from the softmax of what is left
 // Steps 3, 5 and 6 touch only the ids concerned; nothing sorts the vocabulary.
 #ifndef PACELINE_WORKER_SAMPLE_SAMPLER_H_
@@ -78,10 +80,10 @@ struct SampleResult {
   TokenLogprobs logprobs;  // of token_id, with sampling.logprobs likeliest
 };
 
-// Chooses the token of output index `position`, counted from the start of the output, replayed tokens
-// included. Ids outside the row in the parameters are ignored.
-// REQUIRES: `state` is of (request, choice_index) and holds exactly the `position` output tokens so
-// far; the row is not empty.
+// Chooses the token of output index `position`, counted from the start of the output, replayed
+// tokens included. Ids outside the row in the parameters are ignored. REQUIRES: `state` is of
+// (request, choice_index) and holds exactly the `position` output tokens so far; the row is not
+// empty.
 SampleResult Sample(absl::Span<float> logits,  // [vocab_size]; left in an unspecified state
                     const Request& request,
                     int32_t choice_index,
