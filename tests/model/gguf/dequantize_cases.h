@@ -8,7 +8,7 @@
 
 #include "model/gguf/tensor_type.h"
 
-namespace paceline {
+namespace paceline::model {
 
 struct DequantizeCase {
   TensorType type;
@@ -131,6 +131,6 @@ inline const std::vector<DequantizeCase>& DequantizeCases() {
   return cases;
 }
 
-}  // namespace paceline
+}  // namespace paceline::model
 
 #endif  // PACELINE_TESTS_MODEL_GGUF_DEQUANTIZE_CASES_H_

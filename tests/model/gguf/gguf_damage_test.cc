@@ -1,28 +1,14 @@
 // Files that were sound once: cut at every place, with flipped bits, and how much memory a file can
 // make the reader ask for.
-#include <cstdlib>
-#include <new>
+#include <algorithm>
 #include <random>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "model/gguf/gguf_file.h"
 #include "tests/fakes/gguf_writer.h"
 #include "tests/fakes/tiny_model.h"
-
-namespace {
-
-// What `operator new` has handed out since the counter was last reset (one thread).
-size_t allocated_bytes = 0;
-
-}  // namespace
-
-void* operator new(size_t size) {
-  allocated_bytes += size;
-  if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+#include "tests/model/gguf/counting_new.h"
 
 namespace paceline::model {
 namespace {
@@ -112,9 +98,9 @@ TEST(GgufDamageTest, HostileNumbersAnywhereNeverMakeTheReaderAskForMuchMemory) {
     for (const uint64_t number : kNumbers) {
       std::string bytes = sound;
       bytes.replace(at, 8, reinterpret_cast<const char*>(&number), 8);
-      allocated_bytes = 0;
+      ResetAllocatedBytes();
       const auto file = GgufFile::FromBytes(bytes);
-      largest = std::max(largest, allocated_bytes);
+      largest = std::max(largest, AllocatedBytes());
     }
   }
   // In total, not at one time, for a file of some 50 kB.
@@ -123,10 +109,10 @@ TEST(GgufDamageTest, HostileNumbersAnywhereNeverMakeTheReaderAskForMuchMemory) {
 
 TEST(GgufDamageTest, OpeningASoundFileAsksForLittleMemory) {
   const std::string bytes = TinyModelBytes();
-  allocated_bytes = 0;
+  ResetAllocatedBytes();
   const auto file = GgufFile::FromBytes(bytes);
   ASSERT_TRUE(file.ok());
-  EXPECT_LT(allocated_bytes, bytes.size() / 5);
+  EXPECT_LT(AllocatedBytes(), bytes.size() / 5);
 }
 
 // The worst that the limits allow: as many of the smallest entries as there may be.
@@ -136,10 +122,10 @@ TEST(GgufDamageTest, MemoryStaysWithinAFewTimesTheHeader) {
     writer.AddRaw(std::string_view(reinterpret_cast<const char*>(&i), 3), 0, "v");
   }
   const std::string bytes = writer.Bytes();
-  allocated_bytes = 0;
+  ResetAllocatedBytes();
   const auto file = GgufFile::FromBytes(bytes);
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_LT(allocated_bytes, bytes.size() + (64u << 20));
+  EXPECT_LT(AllocatedBytes(), bytes.size() + (64u << 20));
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ def main():
     print("#define PACELINE_TESTS_MODEL_GGUF_DEQUANTIZE_CASES_H_\n")
     print("#include <cstdint>\n#include <vector>\n")
     print('#include "model/gguf/tensor_type.h"\n')
-    print("namespace paceline {\n")
+    print("namespace paceline::model {\n")
     print("struct DequantizeCase {")
     print("  TensorType type;")
     print("  std::vector<uint8_t> bytes;")
@@ -65,7 +65,7 @@ def main():
         print(lines([f"0x{b:02x}" for b in raw], 16) + "},\n        {")
         print(lines([f"0x{b:08x}" for b in bits], 8) + "}},")
     print("  };\n  return cases;\n}\n")
-    print("}  // namespace paceline\n")
+    print("}  // namespace paceline::model\n")
     print("#endif  // PACELINE_TESTS_MODEL_GGUF_DEQUANTIZE_CASES_H_")
 
 
