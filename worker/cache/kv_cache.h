@@ -46,9 +46,10 @@ class KvCache {
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
 
-  BlockHash Root(std::string_view adapter, std::string_view cache_salt) const;
+  // ---- A sequence's blocks. `table` belongs to this cache from Bind on.
 
-  // ---- A sequence's blocks. `table` belongs to this cache from Open to Close.
+  // Once per table: whose blocks it may share.
+  void Bind(BlockTable& table, std::string_view adapter, std::string_view cache_salt);
 
   // Takes blocks for all of `tokens`: those of the longest cached prefix of whole blocks, except
   // that the last token is never taken from the cache, then new ones. Sets *num_cached to the
@@ -111,6 +112,9 @@ class KvCache {
   }
   Stats stats() const;
 
+  // Walks everything. `tables` are all that hold blocks: each block is referenced by them as often
+  // as it is counted.
+  absl::Status CheckReferences(absl::Span<const BlockTable* const> tables) const;
   // Walks everything: free + used + evictable == total, evictable blocks are exactly the
   // unreferenced published ones, index and entries agree.
   absl::Status CheckInvariants() const;

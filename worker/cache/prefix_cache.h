@@ -8,6 +8,8 @@
 #define PACELINE_WORKER_CACHE_PREFIX_CACHE_H_
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -29,14 +31,18 @@ class PrefixCache {
  public:
   // A published block as others refer to it; the generation tells whether it is still the same.
   struct Link {
-    int32_t block = -1;  // -1: the root
-    uint64_t generation = 0;
+    int32_t block = -1;       // -1: the root
+    uint64_t generation = 0;  // of the root: RootId
     friend bool operator==(const Link&, const Link&) = default;
   };
 
   PrefixCache(int32_t num_blocks, int32_t block_size);
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
+
+  // Names (adapter, salt) by content, so that tenants stay apart whatever their hashes do. An id is
+  // never used for another name; a name without published blocks may get a new id.
+  uint64_t RootId(std::string_view adapter, std::string_view cache_salt);
 
   // The block that holds `tokens` after `parent`, or -1.
   int32_t Find(const BlockHash& hash, const Link& parent, absl::Span<const int32_t> tokens) const;
@@ -60,6 +66,11 @@ class PrefixCache {
   void Remove(int32_t block);
 
   bool contains(int32_t block) const { return entries_[block].published; }
+  const Link& parent(int32_t block) const { return entries_[block].parent; }
+  bool IsLive(const Link& link) const {
+    return link.block < 0 ||
+           (entries_[link.block].published && entries_[link.block].generation == link.generation);
+  }
   Link link(int32_t block) const { return {block, entries_[block].generation}; }
   // -1 when nothing is stored under `hash`.
   int32_t Lookup(const BlockHash& hash) const;
@@ -80,10 +91,6 @@ class PrefixCache {
     bool published = false;
   };
 
-  bool IsLive(const Link& link) const {
-    return link.block < 0 ||
-           (entries_[link.block].published && entries_[link.block].generation == link.generation);
-  }
   absl::Span<const int32_t> TokensOf(int32_t block) const;
   void RecordChange(const BlockHash& hash, bool stored);
 
@@ -92,8 +99,11 @@ class PrefixCache {
   std::vector<int32_t> tokens_;  // [num_blocks, block_size]
   absl::flat_hash_map<BlockHash, int32_t> index_;
   uint64_t next_generation_ = 1;
+  absl::flat_hash_map<std::pair<std::string, std::string>, uint64_t> root_ids_;
+  absl::flat_hash_map<uint64_t, int32_t> first_blocks_;  // published ones, by the root's id; > 0
+  uint64_t next_root_id_ = 1;
   KvEvents events_;
-  // Where a hash stands in events_: the index, + for stored, complemented for removed.
+  // Where a hash stands in events_: its index in stored, or the complement of that in removed.
   absl::flat_hash_map<BlockHash, int32_t> event_index_;
 };
 

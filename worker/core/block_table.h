@@ -49,6 +49,12 @@ class BlockList {
   void reserve(size_t count) { ids_.reserve(count); }
   // Takes over a reference that the caller holds.
   void push_back(int32_t id) { ids_.push_back(id); }
+  // Hands the last block's reference to the caller.
+  int32_t pop_back() {
+    const int32_t id = ids_.back();
+    ids_.pop_back();
+    return id;
+  }
   // Returns the last block's reference and takes over that of `id` in its place.
   void ReplaceBack(int32_t id) {
     owner_->Release({&ids_.back(), 1});
@@ -79,13 +85,15 @@ struct BlockTable {
   absl::Span<const int32_t> ids() const { return blocks.ids(); }
 
   // The rest is KvCache's.
-  BlockHash root;                  // of the chain: model, adapter, salt
-  std::vector<BlockHash> hashes;   // of the first full blocks of the token list; kept on Close
-  int32_t num_published = 0;       // leading blocks that are in the prefix cache or were refused
-  int32_t parent_block = -1;       // the published block that the next one follows; -1: the root
-  uint64_t parent_generation = 0;  // tells whether parent_block still is what it was
-  bool shared_tail = false;        // the partial last block may have other references
-  bool publishable = true;         // false after a hash collision: the rest stays private
+  BlockHash root;                 // of the chain: model, adapter, salt
+  uint64_t root_id = 0;           // names (adapter, salt) exactly
+  std::vector<BlockHash> hashes;  // of the first full blocks of the token list; kept on Close
+  int32_t num_published = 0;      // leading blocks whose content is in the prefix cache
+  // The published block that the next one follows (-1: the root) and whether it still is that one.
+  int32_t parent_block = -1;
+  uint64_t parent_generation = 0;
+  bool shared_tail = false;  // the partial last block may have other references
+  bool publishable = true;   // false after a hash collision: what follows stays private
 };
 
 }  // namespace paceline::worker

@@ -65,10 +65,12 @@ struct Sequence {
   // ---- For reports.
   int32_t cached_tokens = 0;  // tokens taken from the prefix cache when first scheduled
   int32_t num_preemptions = 0;
+  int32_t num_scored_prompt_tokens = 0;  // the runner's: with prompt_logprobs, rows scored so far
   int32_t num_sent_tokens = 0;  // the engine's: output tokens the client has (replayed ones too)
   int64_t arrival_ns = 0;
-  int64_t first_scheduled_ns = 0;  // 0: never
-  int64_t first_token_ns = 0;      // of this attempt; 0: none
+  bool was_scheduled = false;  // ever; first_scheduled_ns means something
+  int64_t first_scheduled_ns = 0;
+  int64_t first_token_ns = 0;  // of this attempt; 0: none
   int64_t last_token_ns = 0;
 
   std::unique_ptr<SequenceAttachment> sampler_state;  // the sampler's; null until it sets it

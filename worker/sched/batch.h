@@ -42,6 +42,7 @@ struct Sampled {
   Sequence* sequence = nullptr;
   int32_t token_id = -1;
   bool numeric_error = false;  // the row held a NaN or an infinity; token_id means nothing
+  bool no_candidate = false;   // the request's own masks left no token; token_id means nothing
 };
 
 }  // namespace paceline::worker

@@ -33,6 +33,7 @@
 #ifndef PACELINE_WORKER_SCHED_SCHEDULER_H_
 #define PACELINE_WORKER_SCHED_SCHEDULER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -66,11 +67,13 @@ class Scheduler {
   struct Options {
     int32_t max_num_seqs = 256;             // sequences running at once
     int32_t max_num_batched_tokens = 2048;  // per step; at least max_num_seqs
-    int32_t max_prefill_chunk = 0;         // tokens of one prefill per step; 0: no limit of its own
-    int32_t max_model_len = 0;             // tokens
-    int32_t max_waiting_seqs = 8192;       // new sequences that wait; more are refused
-    int64_t max_waiting_tokens = 1 << 22;  // their prompt tokens; one request may exceed it alone
-    int32_t vocab_size = 0;                // token ids are below it
+    int32_t max_prefill_chunk = 0;  // tokens of one prefill per step; 0: no limit of its own
+    int32_t max_model_len = 0;      // tokens
+    // Of sequences accepted and not running (waiting or paused); more are refused. One request may
+    // exceed either when there are none.
+    int32_t max_waiting_seqs = 8192;
+    int64_t max_waiting_tokens = 1 << 22;
+    int32_t vocab_size = 0;  // token ids are below it
     std::vector<int32_t> eos_token_ids;
     bool prefix_caching = true;  // whether prompts are looked up
   };
@@ -147,53 +150,72 @@ class Scheduler {
   // Whom a waiting sequence may preempt to be admitted, beside paused sequences.
   enum class Claim { kNobody, kLowerPriority, kAnybody };
 
-  RequestGroup* FindGroup(uint64_t session, std::string_view request_id);
+  absl::Status CheckAdmissible(const Request& request, int64_t now_ns) const;
+  RequestGroup* FindGroup(uint64_t session, std::string_view request_id) const;
   std::unique_ptr<Sequence> MakeSequence(const std::shared_ptr<const Request>& request,
                                          RequestGroup* group,
                                          int32_t choice);
+  // The choices that wait to fork from `leader`.
+  absl::Span<const std::unique_ptr<Sequence>> ForksOf(const Sequence& leader) const;
 
   // Phases of Next.
   void Expire(int64_t now_ns);
   void AdmitUrgent(int64_t now_ns);
   void ScheduleDecodes();
   void SchedulePrefills(int64_t now_ns);
+  bool MakeSlot(Sequence* sequence);
   void AddEntry(Sequence* sequence, int32_t num_tokens);
 
   bool TryAdmit(Sequence* sequence, Claim claim, int64_t now_ns);
   bool PreemptFor(const Sequence& claimant, Claim claim);
   bool ReclaimPaused();
+  void DropBlocks(Sequence* sequence);
   void Preempt(Sequence* victim);
+
+  // What a running sequence adds to running_backlog_.
+  static int32_t Backlog(const Sequence& sequence) {
+    return std::max(0, sequence.num_remaining() - 1);
+  }
 
   // Changes of state; each keeps every count right.
   void EnterWaiting(Sequence* sequence);
   void LeaveWaiting(Sequence* sequence);
   void EnterRunning(Sequence* sequence);
   void LeaveRunning(Sequence* sequence);
-  void PauseSequence(Sequence* sequence);
-  void Finish(Sequence* sequence, FinishReason reason, absl::Status status);
+  void EnterPaused(Sequence* sequence);
+  void LeavePaused(Sequence* sequence);
+  void ResumeSequence(Sequence* sequence);
+  void Finish(Sequence* sequence, Finished how);
   void FinishGroup(RequestGroup* group, FinishReason reason);
+  void Forget(RequestGroup* group);
 
   // Phases of Commit.
+  void CommitEntry(BatchEntry& entry, absl::Span<const Sampled> sampled, int64_t now_ns);
+  void SettlePrefill(Sequence* leader);
   void Fork(Sequence* leader, Sequence* fork);
   void Advance(Sequence* sequence, const Sampled& sampled, int64_t now_ns);
   bool IsStopToken(const Sequence& sequence, int32_t token_id) const;
+
+  absl::Status CheckSequence(const Sequence& sequence) const;
 
   const Options options_;
   KvCache* const cache_;
   int32_t token_budget_;
 
   absl::flat_hash_map<uint64_t, GroupMap> sessions_;
+  // Cancelled while in the batch: their ids are free again, Commit ends them.
+  std::vector<std::unique_ptr<RequestGroup>> detached_;
   absl::btree_set<std::pair<int64_t, RequestGroup*>> deadlines_;
   OrderedSet waiting_;
-  OrderedSet paused_;
+  OrderedSet paused_holders_;  // paused sequences that hold blocks
   RunningSet running_;
   int32_t slots_used_ = 0;  // running sequences and the choices that will fork from them
   int32_t num_sequences_ = 0;
-  int32_t new_waiting_seqs_ = 0;  // of sequences never scheduled, what max_waiting_* bounds
-  int64_t new_waiting_tokens_ = 0;
-  int32_t num_forking_waiting_ = 0;  // choices whose leader is not running
-  int64_t waiting_backlog_ = 0;      // tokens to compute, of waiting sequences
-  int64_t running_backlog_ = 0;      // of running prefills, beyond the last token each
+  int32_t num_forking_ = 0;  // choices that wait for their leader's prompt
+  int32_t num_paused_ = 0;
+  int64_t waiting_tokens_ = 0;  // of waiting sequences
+  int64_t paused_tokens_ = 0;
+  int64_t running_backlog_ = 0;  // of running prefills: tokens to compute beyond the last one
   uint64_t next_number_ = 1;
 
   Batch batch_;
