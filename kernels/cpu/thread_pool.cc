@@ -15,12 +15,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A worker spins this long for the next region before it parks; the owner spins as long for the
+// A worker waits this long for the next region before it parks, and the owner this long for the
 // last worker. The first part is pure spinning, the rest yields so that a crowded machine moves on.
 constexpr auto kSpinTime = std::chrono::microseconds(30);
 constexpr auto kYieldTime = std::chrono::microseconds(200);
 // Below this much work in all, ForRange does not involve the team.
 constexpr int64_t kInlineWorkNs = 1500;
+// ForRange cuts finer than one range per thread, so that a late thread does little harm.
+constexpr int64_t kRangesPerThread = 4;
+
+constexpr uint64_t kClosed = uint64_t{1} << 31;
+constexpr uint64_t kInside = kClosed - 1;  // mask of the number of workers inside
+
+uint32_t Generation(uint64_t region) { return static_cast<uint32_t>(region >> 32); }
 
 void FutexWait(std::atomic<uint32_t>& word, uint32_t expected) {
   static_assert(sizeof(word) == sizeof(uint32_t));
@@ -67,16 +74,14 @@ void PinTo(pthread_t thread, int processor) {
 
 }  // namespace
 
-WorkRange SplitWork(int64_t count, int64_t grain, int thread, int num_threads) {
-  const int64_t pieces = (count + grain - 1) / grain;
-  const int64_t begin = pieces * thread / num_threads * grain;
-  const int64_t end = pieces * (thread + 1) / num_threads * grain;
-  return {std::min(begin, count), std::min(end, count)};
+WorkRange SplitWork(int64_t count, int64_t part, int64_t num_parts) {
+  return {count * part / num_parts, count * (part + 1) / num_parts};
 }
 
 ThreadPool::ThreadPool(int num_threads, bool pin)
     : num_threads_(num_threads),
-      crowded_(static_cast<size_t>(num_threads) > UsableProcessors().size()) {
+      crowded_(static_cast<size_t>(num_threads) > UsableProcessors().size()),
+      region_(kClosed) {
   if (num_threads < 1) std::abort();  // REQUIRES
   const std::vector<int> processors = UsableProcessors();
   for (int i = 1; i < num_threads; ++i) {
@@ -89,8 +94,8 @@ ThreadPool::ThreadPool(int num_threads, bool pin)
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  generation_.fetch_add(1);
-  FutexWakeAll(generation_);
+  wake_.fetch_add(1);
+  FutexWakeAll(wake_);
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -99,71 +104,92 @@ void ThreadPool::PinCallingThread() {
   if (!processors.empty()) PinTo(pthread_self(), processors.front());
 }
 
-void ThreadPool::Run(absl::FunctionRef<void(int, int)> body) {
-  if (num_threads_ == 1) {
-    body(0, 1);
-    return;
-  }
-  body_ = &body;
-  running_.store(static_cast<uint32_t>(num_threads_ - 1), std::memory_order_relaxed);
-  // Sequentially consistent with WaitForWork: either we see it parked, or it sees the generation.
-  generation_.fetch_add(1);
-  if (parked_.load() != 0) FutexWakeAll(generation_);
-  body(0, num_threads_);
-  WaitForWorkers();
-  body_ = nullptr;
-}
-
 void ThreadPool::ForEach(int64_t count, absl::FunctionRef<void(int, int64_t)> body) {
   if (num_threads_ == 1 || count <= 1) {
     for (int64_t i = 0; i < count; ++i) body(0, i);
     return;
   }
+  body_ = &body;
+  count_ = count;
   next_item_.store(0, std::memory_order_relaxed);
-  Run([&](int thread, int) {
-    for (int64_t i; (i = next_item_.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      body(thread, i);
-    }
-  });
+  const uint64_t generation = Generation(region_.load(std::memory_order_relaxed)) + uint64_t{1};
+  // Sequentially consistent with WaitForRegion: either we see it parked, or it sees the region.
+  region_.store(generation << 32);
+  if (parked_.load() != 0) {
+    wake_.fetch_add(1);
+    FutexWakeAll(wake_);
+  }
+  ClaimItems(0);
+  region_.fetch_or(kClosed);
+  WaitForWorkers();
+}
+
+void ThreadPool::Run(absl::FunctionRef<void(int, int)> body) {
+  ForEach(num_threads_, [&](int, int64_t part) { body(static_cast<int>(part), num_threads_); });
 }
 
 void ThreadPool::ForRange(int64_t count, int64_t cost_ns, absl::FunctionRef<void(WorkRange)> body) {
   if (count <= 0) return;
-  if (num_threads_ == 1 || count == 1 || count * cost_ns < kInlineWorkNs) {
+  const int64_t ranges =
+      std::min({count, kRangesPerThread * num_threads_, 1 + count * cost_ns / kInlineWorkNs});
+  if (num_threads_ == 1 || ranges == 1) {
     body({0, count});
     return;
   }
-  Run([&](int thread, int num_threads) {
-    const WorkRange range = SplitWork(count, 1, thread, num_threads);
-    if (range.begin < range.end) body(range);
-  });
+  ForEach(ranges, [&](int, int64_t i) { body(SplitWork(count, i, ranges)); });
 }
 
-void ThreadPool::WorkerLoop(int thread) {
-  uint32_t seen = 0;
-  while (true) {
-    WaitForWork(seen);
-    ++seen;  // one region at a time: the owner cannot have moved on before this worker ran it
-    if (stop_.load()) return;
-    (*body_)(thread, num_threads_);
-    if (running_.fetch_sub(1) == 1 && owner_parked_.load() != 0) FutexWakeAll(running_);
+void ThreadPool::ClaimItems(int thread) {
+  for (int64_t i; (i = next_item_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+    (*body_)(thread, i);
   }
 }
 
-void ThreadPool::WaitForWork(uint32_t seen) {
-  const auto has_work = [&] { return generation_.load(std::memory_order_acquire) != seen; };
-  if (SpinUntil(crowded_, has_work)) return;
+void ThreadPool::WorkerLoop(int thread) {
+  uint32_t seen = 0;  // generation of the last region this worker looked at
+  while (true) {
+    WaitForRegion(seen);
+    if (stop_.load()) return;
+    if (!EnterRegion(seen)) continue;
+    ClaimItems(thread);
+    const uint64_t left = region_.fetch_sub(1) - 1;
+    if ((left & kClosed) != 0 && (left & kInside) == 0 && owner_parked_.load() != 0) {
+      owner_parked_.store(0);
+      FutexWakeAll(owner_parked_);
+    }
+  }
+}
+
+// True when this worker is now inside the region of generation `seen`; false when it is over.
+bool ThreadPool::EnterRegion(uint32_t& seen) {
+  uint64_t region = region_.load();
+  while ((region & kClosed) == 0) {
+    if (region_.compare_exchange_weak(region, region + 1)) break;
+  }
+  seen = Generation(region);
+  return (region & kClosed) == 0;
+}
+
+void ThreadPool::WaitForRegion(uint32_t seen) {
+  const auto ready = [&] { return Generation(region_.load()) != seen || stop_.load(); };
+  if (SpinUntil(crowded_, ready)) return;
   parked_.fetch_add(1);
-  while (generation_.load() == seen) FutexWait(generation_, seen);
+  while (true) {
+    const uint32_t wake = wake_.load();
+    if (ready()) break;
+    FutexWait(wake_, wake);
+  }
   parked_.fetch_sub(1);
 }
 
 void ThreadPool::WaitForWorkers() {
-  const auto done = [&] { return running_.load(std::memory_order_acquire) == 0; };
-  if (SpinUntil(crowded_, done)) return;
-  owner_parked_.store(1);
-  for (uint32_t left; (left = running_.load()) != 0;) FutexWait(running_, left);
-  owner_parked_.store(0);
+  const auto done = [&] { return (region_.load() & kInside) == 0; };
+  while (!SpinUntil(crowded_, done)) {
+    // Flag first, look again, then sleep: the last worker clears the flag or we see it gone.
+    owner_parked_.store(1);
+    if (!done()) FutexWait(owner_parked_, 1);
+    owner_parked_.store(0);
+  }
 }
 
 }  // namespace paceline::kernels

@@ -1,10 +1,11 @@
 // The CPU's stream: a fixed team of threads that runs one parallel region at a time.
-// Owned by the engine (one per rank). Run() may be called by one thread at a time, the owner, which
-// works as thread 0; so a pool of one thread starts none and Run() is a plain call.
+// Owned by the engine (one per rank). Regions are started by one thread at a time, the owner, which
+// works as thread 0; so a pool of one thread starts none and a region is a plain loop.
 //
-// Workers spin for a bounded time after a region, because a step is hundreds of regions a few
-// microseconds apart and a futex wake costs 25; then they park, so an idle pool uses no CPU. With
-// more threads than processors they yield instead of spinning.
+// A region is a list of items that threads claim one by one. A worker that is late (asleep, or
+// without a processor on a busy machine) is not waited for: the others do its share. Workers spin
+// for a bounded time after a region, because a step is hundreds of regions a few microseconds apart
+// and a futex wake costs 25; then they park, so an idle pool uses no CPU.
 #ifndef PACELINE_KERNELS_CPU_THREAD_POOL_H_
 #define PACELINE_KERNELS_CPU_THREAD_POOL_H_
 
@@ -23,8 +24,8 @@ struct WorkRange {
   int64_t end;
 };
 
-// The part of `count` items, dealt in multiples of `grain`, that belongs to `thread`.
-WorkRange SplitWork(int64_t count, int64_t grain, int thread, int num_threads);
+// Part `part` of `num_parts` nearly equal consecutive parts of [0, count).
+WorkRange SplitWork(int64_t count, int64_t part, int64_t num_parts);
 
 class ThreadPool {
  public:
@@ -37,17 +38,18 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Calls body(thread, num_threads()) once on every thread and returns when all have returned.
-  // Everything written before is visible to the bodies, and their writes to the caller after.
-  // Not re-entrant: `body` must not call Run. `body` must not throw.
-  void Run(absl::FunctionRef<void(int thread, int num_threads)> body);
-
-  // Calls body(thread, item) for every item in [0, count); threads claim the next item when they
-  // are free, in increasing order. Runs inline when count is 1. As Run() otherwise.
+  // Calls body(thread, item) once for every item in [0, count) and returns when all have returned;
+  // items are claimed in increasing order, thread < num_threads(). Everything written before is
+  // visible to the bodies, and their writes to the caller after.
+  // `body` must not start a region, wait for another item, or throw.
   void ForEach(int64_t count, absl::FunctionRef<void(int thread, int64_t item)> body);
 
-  // Splits [0, count) statically into one range per thread; runs inline when count * cost_ns (a
-  // rough estimate) is too small to be worth waking the team.
+  // Calls body(part, num_threads()) once for every part in [0, num_threads()), as ForEach does:
+  // parts may share a thread.
+  void Run(absl::FunctionRef<void(int part, int num_parts)> body);
+
+  // Cuts [0, count) into ranges for ForEach; runs inline when count * cost_ns (a rough estimate) is
+  // too small to be worth a region.
   void ForRange(int64_t count, int64_t cost_ns, absl::FunctionRef<void(WorkRange)> body);
 
   // Binds the calling thread to the first processor this process may use.
@@ -55,21 +57,26 @@ class ThreadPool {
 
  private:
   void WorkerLoop(int thread);
-  void WaitForWork(uint32_t seen);
+  bool EnterRegion(uint32_t& seen);
+  void WaitForRegion(uint32_t seen);
   void WaitForWorkers();
+  void ClaimItems(int thread);
 
   const int num_threads_;
   const bool crowded_;  // more threads than processors: yield rather than spin
 
-  // The region being run; written by the owner before it bumps generation_.
-  const absl::FunctionRef<void(int, int)>* body_ = nullptr;
+  // The region being run: written by the owner while it is closed.
+  const absl::FunctionRef<void(int, int64_t)>* body_ = nullptr;
+  int64_t count_ = 0;
 
-  alignas(64) std::atomic<uint32_t> generation_{0};  // futex word; odd history does not matter
-  std::atomic<uint32_t> parked_{0};                  // workers asleep on generation_
+  // generation << 32 | closed bit | number of workers inside. A worker enters by a compare-exchange
+  // while the region is open, so nobody is inside a region that the owner has closed and left.
+  alignas(64) std::atomic<uint64_t> region_;
+  alignas(64) std::atomic<int64_t> next_item_{0};
+  alignas(64) std::atomic<uint32_t> parked_{0};  // workers asleep on wake_
+  std::atomic<uint32_t> wake_{0};                // futex word, bumped to wake them
+  std::atomic<uint32_t> owner_parked_{0};        // futex word of the owner
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<uint32_t> running_{0};  // workers still inside body_; futex word
-  std::atomic<uint32_t> owner_parked_{0};
-  alignas(64) std::atomic<int64_t> next_item_{0};  // ForEach's shared counter
   std::vector<std::thread> workers_;
 };
 

@@ -178,9 +178,8 @@ absl::Status Matmul(ThreadPool& pool,
         absl::StrCat("Matmul: int8 activations with ", WeightFormatName(w.format()), " weights"));
   }
   if (x.rows() == 0) return absl::OkStatus();
-  pool.Run([&](int thread, int num_threads) {
-    const WorkRange groups = SplitWork(w.num_groups(), 1, thread, num_threads);
-    if (groups.begin == groups.end) return;
+  const int64_t cost_ns = kPackRows * w.k() * x.rows() / 100;  // of a group, at 100 GMAC/s
+  pool.ForRange(w.num_groups(), cost_ns, [&](WorkRange groups) {
     const int64_t first_row = groups.begin * kPackRows;
     GemmArgs args;
     args.w = w.group(groups.begin);

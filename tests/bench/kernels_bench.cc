@@ -1,0 +1,324 @@
+// Speed of the CPU kernels on SmolLM2-135M's shapes with random weights: each kernel alone, then a
+// whole forward step made of them. Best of several repetitions; run it on an otherwise idle
+// machine.
+//   kernels_bench [threads]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/activation/silu_mul.h"
+#include "kernels/attention/paged_attention.h"
+#include "kernels/dispatch.h"
+#include "kernels/embedding/embed.h"
+#include "kernels/gemm/matmul.h"
+#include "kernels/kv_cache/write_kv.h"
+#include "kernels/norm/rms_norm.h"
+#include "kernels/rope/rope.h"
+#include "kernels/sampling/logits.h"
+
+namespace paceline::kernels {
+namespace {
+
+constexpr int64_t kHidden = 576, kHeads = 9, kKvHeads = 3, kHeadDim = 64, kFfn = 1536;
+constexpr int64_t kVocab = 49152, kLayers = 30;
+constexpr int64_t kQkv = (kHeads + 2 * kKvHeads) * kHeadDim;
+
+void Check(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  std::exit(1);
+}
+
+double BestSeconds(double budget, const std::function<void()>& body) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
+  body();
+  double best = 1e30;
+  const auto start = Clock::now();
+  for (int i = 0; i < 3 || seconds(Clock::now() - start) < budget; ++i) {
+    const auto before = Clock::now();
+    body();
+    best = std::min(best, seconds(Clock::now() - before));
+  }
+  return best;
+}
+
+PackedMatrix RandomMatrix(ThreadPool& pool, WeightFormat format, int64_t n, int64_t k) {
+  std::vector<uint8_t> bytes(n * RowBytes(format, k));
+  std::mt19937 random(1);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  // Scales of about 0.01 keep every sum finite.
+  const int64_t block = format == WeightFormat::kQ8_0 ? 34 : 20;
+  for (size_t i = 0; i < bytes.size(); i += block) {
+    bytes[i + 1] = 0x20;
+    if (block == 20) bytes[i + 3] = 0xa4;
+  }
+  auto packed = Pack(pool, format, bytes.data(), n, k);
+  Check(packed.status());
+  return *std::move(packed);
+}
+
+struct Layer {
+  PackedMatrix qkv, o, gate_up, down;
+};
+
+struct Model {
+  explicit Model(ThreadPool& pool)
+      : head(RandomMatrix(pool, WeightFormat::kQ8_0, kVocab, kHidden)) {
+    for (int64_t i = 0; i < kLayers; ++i) {
+      layers.push_back({RandomMatrix(pool, WeightFormat::kQ4_1, kQkv, kHidden),
+                        RandomMatrix(pool, WeightFormat::kQ4_1, kHidden, kHidden),
+                        RandomMatrix(pool, WeightFormat::kQ4_1, 2 * kFfn, kHidden),
+                        RandomMatrix(pool, WeightFormat::kQ4_1, kHidden, kFfn)});
+    }
+    auto table = RopeTable::Create({.rotary_dim = kHeadDim, .max_positions = 8192, .theta = 1e5});
+    Check(table.status());
+    rope = *std::move(table);
+  }
+  std::vector<Layer> layers;
+  PackedMatrix head;
+  RopeTable rope;
+  std::vector<float> norm = std::vector<float>(kHidden, 1.0f);
+};
+
+// Buffers for up to `rows` rows and sequences of `context` positions before them.
+struct Step {
+  Step(ThreadPool& pool, Model& model, int64_t batch, int64_t rows_each, int64_t context)
+      : pool(pool),
+        model(model),
+        rows(batch * rows_each),
+        hidden(rows * kHidden),
+        qkv(rows * kQkv),
+        attention(rows * kHeads * kHeadDim),
+        gate_up(rows * 2 * kFfn),
+        logits(batch * kVocab),
+        last(batch * kHidden) {
+    const int32_t blocks_each = static_cast<int32_t>((context + rows_each + 31) / 32);
+    cache.layout = {kLayers, kKvHeads, kHeadDim, DType::kF16};
+    cache.num_blocks = static_cast<int32_t>(batch) * blocks_each;
+    auto memory = AlignedBuffer::Allocate(cache.num_blocks * cache.layout.BytesPerBlock());
+    Check(memory.status());
+    cache_memory = *std::move(memory);
+    cache.base = cache_memory.data();
+    tables.resize(batch);
+    for (int64_t b = 0; b < batch; ++b) {
+      tables[b].resize(blocks_each);
+      std::iota(tables[b].begin(), tables[b].end(), static_cast<int32_t>(b) * blocks_each);
+      for (int64_t i = 0; i < rows_each; ++i) {
+        const auto position = static_cast<int32_t>(context + i);
+        ids.push_back(static_cast<int32_t>((b * 977 + i * 31) % kVocab));
+        positions.push_back(position);
+        slots.push_back(tables[b][position / 32] * 32 + position % 32);
+      }
+      last_rows.push_back(static_cast<int32_t>((b + 1) * rows_each - 1));
+      sequences.push_back({static_cast<int32_t>(b * rows_each),
+                           static_cast<int32_t>(rows_each),
+                           static_cast<int32_t>(context),
+                           tables[b]});
+    }
+  }
+
+  MutableMatrix View(std::vector<float>& v, int64_t cols) {
+    return MutableMatrix(v.data(), static_cast<int64_t>(v.size()) / cols, cols);
+  }
+
+  void Linears() {
+    for (const Layer& layer : model.layers) {
+      Check(QuantizeActivations(pool, View(hidden, kHidden), input));
+      Check(Matmul(pool, input, layer.qkv, {}, View(qkv, kQkv)));
+      Check(Matmul(pool, input, layer.o, {}, View(attention, kHidden)));
+      Check(Matmul(pool, input, layer.gate_up, {}, View(gate_up, 2 * kFfn)));
+      Check(QuantizeActivations(pool, View(gate_up, 2 * kFfn).Columns(0, kFfn), wide));
+      Check(Matmul(pool, wide, layer.down, {}, View(attention, kHidden)));
+    }
+  }
+
+  void Head() {
+    Check(GatherRows(pool, View(hidden, kHidden), last_rows, View(last, kHidden)));
+    Check(RmsNorm(pool, View(last, kHidden), model.norm, 1e-5f, input));
+    Check(Matmul(pool, input, model.head, {}, View(logits, kVocab)));
+  }
+
+  void Attention() {
+    const MutableMatrix q = View(qkv, kQkv).Columns(0, kHeads * kHeadDim);
+    for (int32_t l = 0; l < kLayers; ++l) {
+      Check(PagedAttention(
+          pool, q, cache, l, sequences, 0.125f, workspace, View(attention, kHeads * kHeadDim)));
+    }
+  }
+
+  void Everything() {
+    Check(Embed(pool, model.head, ids, View(hidden, kHidden)));
+    const MutableMatrix x = View(hidden, kHidden);
+    const MutableMatrix all = View(qkv, kQkv);
+    const MutableMatrix heads = View(attention, kHeads * kHeadDim);
+    const MutableMatrix ffn = View(gate_up, 2 * kFfn);
+    for (int32_t l = 0; l < kLayers; ++l) {
+      const Layer& layer = model.layers[l];
+      Check(RmsNorm(pool, x, model.norm, 1e-5f, input));
+      Check(Matmul(pool, input, layer.qkv, {}, all));
+      const MutableMatrix qk = all.Columns(0, (kHeads + kKvHeads) * kHeadDim);
+      Check(ApplyRope(pool, model.rope, RopeStyle::kInterleaved, positions, kHeadDim, qk));
+      Check(WriteKv(pool,
+                    all.Columns(kHeads * kHeadDim, kKvHeads * kHeadDim),
+                    all.Columns((kHeads + kKvHeads) * kHeadDim, kKvHeads * kHeadDim),
+                    slots,
+                    l,
+                    cache));
+      Check(PagedAttention(
+          pool, all.Columns(0, kHeads * kHeadDim), cache, l, sequences, 0.125f, workspace, heads));
+      Check(QuantizeActivations(pool, heads, input));
+      Check(Matmul(pool, input, layer.o, {.accumulate = true}, x));
+      Check(RmsNorm(pool, x, model.norm, 1e-5f, input));
+      Check(Matmul(pool, input, layer.gate_up, {}, ffn));
+      Check(SiluMul(pool, ffn.Columns(0, kFfn), ffn.Columns(kFfn, kFfn), wide));
+      Check(Matmul(pool, wide, layer.down, {.accumulate = true}, x));
+    }
+    Head();
+  }
+
+  ThreadPool& pool;
+  Model& model;
+  int64_t rows;
+  std::vector<float> hidden, qkv, attention, gate_up, logits, last;
+  std::vector<int32_t> ids, positions, slots, last_rows;
+  std::vector<std::vector<int32_t>> tables;
+  std::vector<SequenceView> sequences;
+  KvCacheView cache;
+  AlignedBuffer cache_memory;
+  AttentionWorkspace workspace;
+  Activations input{ActivationForm::kInt8}, wide{ActivationForm::kInt8};
+};
+
+void BenchLinears(ThreadPool& pool, Model& model) {
+  double bytes = 0, macs = 0;
+  for (const Layer& layer : model.layers) {
+    for (const PackedMatrix* w : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+      bytes += static_cast<double>(w->bytes());
+      macs += static_cast<double>(w->n() * w->k());
+    }
+  }
+  for (int64_t m : {1, 2, 4, 8, 16, 32, 128, 512}) {
+    Step step(pool, model, 1, m, 0);
+    const double t = BestSeconds(0.7, [&] { step.Linears(); });
+    std::printf("linears  m=%-4ld %8.3f ms  %6.1f GB/s  %6.1f GMAC/s  %7.0f rows/s\n",
+                m,
+                t * 1e3,
+                bytes / t / 1e9,
+                macs * m / t / 1e9,
+                m / t);
+  }
+  for (int64_t m : {1, 4, 16, 32}) {
+    Step step(pool, model, m, 1, 0);
+    const double t = BestSeconds(0.5, [&] { step.Head(); });
+    std::printf("head     m=%-4ld %8.3f ms  %6.1f GB/s  %6.1f GMAC/s\n",
+                m,
+                t * 1e3,
+                model.head.bytes() / t / 1e9,
+                static_cast<double>(kVocab * kHidden * m) / t / 1e9);
+  }
+}
+
+void BenchAttention(ThreadPool& pool, Model& model) {
+  struct Case {
+    int64_t batch, rows, context;
+  };
+  for (const Case c : {Case{1, 1, 127},
+                       Case{1, 1, 1023},
+                       Case{1, 1, 4095},
+                       Case{16, 1, 255},
+                       Case{16, 1, 1023},
+                       Case{1, 128, 0},
+                       Case{1, 512, 0},
+                       Case{1, 512, 1536}}) {
+    Step step(pool, model, c.batch, c.rows, c.context);
+    const double t = BestSeconds(0.5, [&] { step.Attention(); });
+    double positions = 0, pairs = 0;
+    for (int64_t i = 0; i < c.rows; ++i) pairs += static_cast<double>(c.context + i + 1);
+    positions = static_cast<double>(c.context + c.rows) * c.batch;
+    const double macs = pairs * c.batch * kHeads * kHeadDim * 2 * kLayers;
+    std::printf("attention B=%-3ld rows=%-4ld ctx=%-5ld %8.3f ms  %6.1f GB/s KV  %6.1f GMAC/s\n",
+                c.batch,
+                c.rows,
+                c.context,
+                t * 1e3,
+                positions * step.cache.layout.BytesPerToken() / t / 1e9,
+                macs / t / 1e9);
+  }
+}
+
+void BenchSteps(ThreadPool& pool, Model& model) {
+  struct Case {
+    int64_t batch, rows, context;
+  };
+  for (const Case c : {Case{1, 1, 128},
+                       Case{1, 1, 1024},
+                       Case{4, 1, 128},
+                       Case{16, 1, 128},
+                       Case{16, 1, 256},
+                       Case{32, 1, 128},
+                       Case{1, 128, 0},
+                       Case{1, 512, 0},
+                       Case{1, 2048, 0}}) {
+    Step step(pool, model, c.batch, c.rows, c.context);
+    const double t = BestSeconds(1.0, [&] { step.Everything(); });
+    std::printf("step B=%-3ld rows=%-4ld ctx=%-5ld %8.3f ms  %7.0f tok/s\n",
+                c.batch,
+                c.rows,
+                c.context,
+                t * 1e3,
+                static_cast<double>(c.batch * c.rows) / t);
+  }
+}
+
+void BenchLogits() {
+  std::vector<float> logits(kVocab);
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 3);
+  for (float& x : logits) x = normal(random);
+  std::vector<TokenLogit> found;
+  const float max = ArgMax(logits).best.logit;
+  const auto report = [](const char* what, const std::function<void()>& body) {
+    std::printf("logits   %-16s %7.2f us\n", what, BestSeconds(0.1, body) * 1e6);
+  };
+  volatile double sink = 0;
+  report("ArgMax", [&] { sink = ArgMax(logits).best.logit; });
+  report("LogSumExp", [&] { sink = LogSumExp(logits, max); });
+  report("TopK(20)", [&] { TopK(logits, 20, found); });
+  report("TopK(50)", [&] { TopK(logits, 50, found); });
+  report("CollectAtLeast", [&] { CollectAtLeast(logits, max - 6, found); });
+  report("CountGreater", [&] { sink = static_cast<double>(CountGreater(logits, 1)); });
+}
+
+void BenchPool(ThreadPool& pool) {
+  const double t = BestSeconds(0.1, [&] {
+    for (int i = 0; i < 1000; ++i) pool.Run([](int, int) {});
+  });
+  std::printf("pool     empty region     %7.3f us\n", t * 1e3);
+}
+
+}  // namespace
+}  // namespace paceline::kernels
+
+int main(int argc, char** argv) {
+  using namespace paceline::kernels;  // NOLINT
+  Check(SetActiveCpuIsaFromEnvironment());
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const std::string only = argc > 2 ? argv[2] : "";
+  std::printf("isa %s, %d threads\n", std::string(CpuIsaName(ActiveCpuIsa())).c_str(), threads);
+  ThreadPool pool(threads, /*pin=*/false);
+  Model model(pool);
+  const auto wanted = [&](const char* part) { return only.empty() || only == part; };
+  if (wanted("pool")) BenchPool(pool);
+  if (wanted("linears")) BenchLinears(pool, model);
+  if (wanted("attention")) BenchAttention(pool, model);
+  if (wanted("logits")) BenchLogits();
+  if (wanted("steps")) BenchSteps(pool, model);
+}

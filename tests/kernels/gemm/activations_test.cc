@@ -1,0 +1,87 @@
+#include "kernels/gemm/activations.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tests/kernels/kernel_test_util.h"
+
+namespace paceline::kernels {
+namespace {
+
+class ActivationsTest : public IsaTest {
+ protected:
+  Activations Quantize(const std::vector<float>& x, int64_t cols) {
+    Activations out(ActivationForm::kInt8);
+    const Matrix view(x.data(), static_cast<int64_t>(x.size()) / cols, cols);
+    EXPECT_TRUE(QuantizeActivations(pool_, view, out).ok());
+    return out;
+  }
+  ThreadPool pool_{2, false};
+};
+
+TEST_P(ActivationsTest, EachBlockIsRoundedToItsLargestOver127) {
+  std::vector<float> x = RandomFloats(5 * 96, 1, 3.0f);
+  std::fill(x.begin() + 32, x.begin() + 64, 0.0f);
+  const Activations q = Quantize(x, 96);
+  for (int64_t b = 0; b < 15; ++b) {
+    const ActivationBlock& block = q.block_row(b / 3)[b % 3];
+    float largest = 0;
+    int sum = 0;
+    for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(x[b * 32 + i]));
+    EXPECT_EQ(block.d, largest / 127.0f);
+    for (int i = 0; i < 32; ++i) {
+      EXPECT_NEAR(block.q[i] * static_cast<double>(block.d), x[b * 32 + i], 0.5001 * block.d);
+      sum += block.q[i];
+    }
+    EXPECT_EQ(block.s, block.d * static_cast<float>(sum));
+    EXPECT_EQ(block.offset, -128 * sum);
+  }
+}
+
+TEST_P(ActivationsTest, TinyBlocksBecomeZero) {
+  const Activations q = Quantize(std::vector<float>(32, 1e-38f), 32);
+  EXPECT_EQ(q.block_row(0)->d, 0.0f);
+  EXPECT_EQ(q.block_row(0)->q[7], 0);
+}
+
+TEST_P(ActivationsTest, NanAndInfinityMakeTheirBlockNan) {
+  for (float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+    for (int at : {0, 17, 31}) {
+      std::vector<float> x(64, 1.0f);
+      x[at] = bad;
+      const Activations q = Quantize(x, 64);
+      EXPECT_TRUE(std::isnan(q.block_row(0)[0].d));
+      EXPECT_TRUE(std::isnan(q.block_row(0)[0].s));
+      EXPECT_FALSE(std::isnan(q.block_row(0)[1].d));
+    }
+  }
+}
+
+TEST_P(ActivationsTest, FloatFormKeepsTheValues) {
+  const std::vector<float> x = RandomFloats(3 * 33, 2);
+  Activations out(ActivationForm::kFloat32);
+  ASSERT_TRUE(QuantizeActivations(pool_, Matrix(x.data(), 3, 33), out).ok());
+  EXPECT_TRUE(SameBits(out.float_row(0), x.data(), 3 * 33));
+}
+
+TEST_P(ActivationsTest, Int8NeedsWholeBlocks) {
+  Activations out(ActivationForm::kInt8);
+  EXPECT_EQ(out.Resize(1, 33).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(out.Resize(-1, 32).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(out.Resize(0, 32).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, ActivationsTest, AllIsas(), IsaTestName);
+
+TEST(QuantizeTest, AllInstructionSetsGiveTheSameBlocks) {
+  if (!CpuIsaSupported(CpuIsa::kAvx512Vnni)) GTEST_SKIP() << "one instruction set";
+  const std::vector<float> x = RandomFloats(64 * 1024, 3, 10.0f);
+  std::vector<ActivationBlock> a(2048), b(2048);
+  kGemmPortable.quantize_row(x.data(), 64 * 1024, a.data());
+  kGemmAvx512.quantize_row(x.data(), 64 * 1024, b.data());
+  EXPECT_TRUE(SameBits(a.data(), b.data(), 2048));
+}
+
+}  // namespace
+}  // namespace paceline::kernels
