@@ -1,4 +1,4 @@
-// This process's control group, version 2 or 1: where its limits are and what they say. Stateless;
+// Where the limits of this process's control groups are found. Private to worker/device. Stateless;
 // any thread.
 #ifndef PACELINE_WORKER_DEVICE_CGROUP_H_
 #define PACELINE_WORKER_DEVICE_CGROUP_H_
@@ -6,19 +6,25 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace paceline::worker {
 
-struct CgroupMemory {
-  int64_t limit_bytes = 0;
-  int64_t used_bytes = 0;  // without the page cache that the kernel can drop
+struct CgroupFolders {
+  // This process's group and its parents, innermost first; only folders that exist.
+  std::vector<std::string> v1;
+  std::vector<std::string> v2;
 };
 
-// The tightest memory limit of the process's group and its parents; nullopt: none.
-std::optional<CgroupMemory> ReadCgroupMemory(const std::string& root);
+// Groups that `controller` ("memory", "cpu") puts limits on. Inside a container the path that the
+// kernel names may not exist; then the mount's root is the container's own group.
+CgroupFolders FindCgroups(const std::string& root, std::string_view controller);
 
-// The tightest CPU quota in processors; nullopt: none.
-std::optional<double> ReadCgroupCpus(const std::string& root);
+// The whole file; nullopt when it cannot be read.
+std::optional<std::string> ReadSmallFile(const std::string& path);
+// The integer that the file starts with; nullopt for anything else ("max").
+std::optional<int64_t> ReadInteger(const std::string& path);
 
 }  // namespace paceline::worker
 

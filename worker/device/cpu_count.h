@@ -1,5 +1,5 @@
-// How many cores this process may use, and a replica's share of them. Reads the machine's files each
-// time; any thread.
+// How many cores this process may use, and a replica's share of them. Reads the machine's files
+// each time; any thread.
 #ifndef PACELINE_WORKER_DEVICE_CPU_COUNT_H_
 #define PACELINE_WORKER_DEVICE_CPU_COUNT_H_
 
@@ -14,8 +14,8 @@ namespace paceline::worker {
 // quota (v1 and v2, parents included). At least 1.
 int32_t UsableCpus();
 
-// The same of the machine whose files are under `root` ("/" is this one), for a process that may run
-// on the logical CPUs `affinity`.
+// The same of the machine whose files are under `root` ("/" is this one), for a process that may
+// run on the logical CPUs `affinity`.
 int32_t UsableCpusUnder(const std::string& root, const std::vector<int32_t>& affinity);
 
 // The default of --threads for one of `num_replicas` on this machine: an equal share, rounded down,

@@ -1,5 +1,5 @@
-// How much memory this process may still use, and how much of it the KV cache should take. Reads the
-// machine's files each time; any thread.
+// How much memory this process may still use, and how much of it the KV cache should take. Reads
+// the machine's files each time; any thread.
 #ifndef PACELINE_WORKER_DEVICE_HOST_MEMORY_H_
 #define PACELINE_WORKER_DEVICE_HOST_MEMORY_H_
 
@@ -44,7 +44,8 @@ struct KvCacheSize {
 //   70 % of what is free now after its own weights.
 // ResourceExhausted, saying what to change, when not even one sequence of max_model_len fits.
 // REQUIRES: all needs positive.
-absl::StatusOr<KvCacheSize> SuggestKvCacheBytes(const KvCacheNeeds& needs, const HostMemory& memory);
+absl::StatusOr<KvCacheSize> SuggestKvCacheBytes(const KvCacheNeeds& needs,
+                                                const HostMemory& memory);
 // The same with this machine's memory as it is now.
 absl::StatusOr<KvCacheSize> SuggestKvCacheBytes(const KvCacheNeeds& needs);
 
