@@ -58,6 +58,7 @@ TEXTS = [
     "a<|im_end|>b", "<|im_end|>\n\n", "x <|im_end|> y", "  <|im_end|>  ", "<|IM_END|>", "<|im_\u0301end|>", "e<|im_end|>\u0301",
     "<think>hm</think>", "xyzzy", "axyzzyb", "xyzz", "[TOOL] x[TOOL]", "a    b", "a      b", "       ", "   x   ",
     "s>", "<s>", "</s>", "<unk>", "<0x41>", "▁", "a▁b", " ▁ ", "▁▁a", "Ġ", "Ċ Ġa", "āĀ",
+    "unmergeable unmergeable", " zqzq zqzq", "五 五五", "a五b",
     "a" * 100, "ab" * 100, "aaab" * 50, " " * 100, " " * 99 + "x", "\n" * 100, "\n " * 50, "'" * 100, "'s" * 50, "1" * 100, "!" * 100,
     "中" * 60, "é" * 60, "e\u0301" * 40, "\u0301" * 60, "\u0323\u0301" * 30, "😀" * 40, "hello " * 40, "the " * 60, "\t" * 40, "\r\n" * 40, "\u00a0" * 40,
     "def f(x):\n    if x > 0:\n        return x\n    return -x\n", "a\tb\tc\n1\t2\t3\n", "SELECT * FROM t WHERE a = 'b''c';", "It's 5 o'clock; don't say y'all'd've.",
@@ -182,8 +183,12 @@ class Family:
         if self.processor and text and not any(t in text for t in self.matched) and "\0" not in text:
             # Both oracles must agree; sentencepiece knows nothing of special tokens in the text.
             assert self.processor.encode(text) == ids, (text, ids, self.processor.encode(text))
-        return {"text": text, "ids": ids, "decoded": self.tokenizer.decode(ids, skip_special_tokens=False),
+        case = {"text": text, "ids": ids, "decoded": self.tokenizer.decode(ids, skip_special_tokens=False),
                 "decoded_skip": self.tokenizer.decode(ids, skip_special_tokens=True)}
+        if not self.processor:  # what the pre-tokenizer alone makes of the text, as byte counts
+            words = self.tokenizer.pre_tokenizer.pre_tokenize_str(text)
+            case["word_bytes"] = [len(text[begin:end].encode()) for _, (begin, end) in words]
+        return case
 
     def decode_case(self, ids):
         """Any ids, so that the bytes are seldom UTF-8. Python itself is the oracle for those."""

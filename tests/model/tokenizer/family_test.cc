@@ -1,5 +1,7 @@
 // Every tokenizer family against Hugging Face and sentencepiece, on the cases that
 // tests/data/tokenizer/make_cases.py made, and the properties that hold for all of them.
+#include <algorithm>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -7,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/tokenizer/incremental_decoder.h"
+#include "model/tokenizer/pre_tokenizer.h"
 #include "model/tokenizer/utf8.h"
 #include "tests/model/tokenizer/tokenizer_cases.h"
 
@@ -70,6 +73,18 @@ TEST_P(FamilyTest, EncodesAsHuggingFace) {
   for (const auto& expected : family_["cases"]) {
     const std::string text = expected["text"];
     EXPECT_EQ(nlohmann::json(tokenizer_->Encode(text)), expected["ids"]) << expected["text"];
+  }
+}
+
+TEST_P(FamilyTest, SplitsWordsAsHuggingFace) {
+  if (tokenizer_->vocabulary().model == "llama") return;  // it has no words
+  const PreTokenizer pre_tokenizer = *PreTokenizerByName(tokenizer_->vocabulary().pre);
+  for (const auto& expected : family_["cases"]) {
+    std::vector<size_t> word_bytes;
+    SplitWords(pre_tokenizer, expected["text"].get<std::string>(), [&](std::string_view word) {
+      word_bytes.push_back(word.size());
+    });
+    EXPECT_EQ(nlohmann::json(word_bytes), expected["word_bytes"]) << expected["text"];
   }
 }
 

@@ -86,6 +86,18 @@ TEST(TokenizerTest, WholeWordLookupNeverFindsSpecialTokens) {
   EXPECT_THAT(tokenizer->Encode("end", {.parse_special = false}), ElementsAre(4, 2));
 }
 
+TEST(TokenizerTest, MergesNeverMakeMarkupTokensOutOfUserContent) {
+  Vocabulary vocabulary;
+  vocabulary.model = "gpt2";
+  vocabulary.pre = "gpt-2";
+  vocabulary.tokens = {"<", "|", ">", "<|", "<|>"};
+  vocabulary.token_types = {1, 1, 1, 1, kUserDefinedToken};
+  vocabulary.merges = {"< |", "<| >"};
+  const auto tokenizer = Tokenizer::Create(vocabulary).value();
+  EXPECT_THAT(tokenizer->Encode("<|>"), ElementsAre(4));
+  EXPECT_THAT(tokenizer->Encode("<|>", {.parse_special = false}), ElementsAre(3, 2));
+}
+
 TEST(TokenizerTest, SentencePieceTextNeverBecomesControlOrByteTokens) {
   const auto tokenizer = FamilyTokenizer("sentencepiece");
   const auto ids = tokenizer->Encode("</s><unk><0x41>", {.parse_special = false});
