@@ -1,8 +1,8 @@
-// Turns the token ids of one choice into the text that a client sees: decodes them, finds stop texts,
-// fills in log-probabilities. Owned by the choice; one thread at a time.
+// Turns the token ids of one choice into the text that a client sees: decodes them, finds stop
+// texts, fills in log-probabilities. Owned by the choice; one thread at a time.
 //
-// The text of a choice is the decoded text of its tokens up to a stop text, and depends on the tokens
-// alone, not on how they were grouped:
+// The text of a choice is the decoded text of its tokens up to a stop text, and depends on the
+// tokens alone, not on how they were grouped:
 //   * The stop text that ends first wins; of several that end at the same place, the longest. Text
 //     behind it is dropped, and it itself too unless include_stop_text.
 //   * A stop text that ends within the text of the first min_tokens tokens does not count (it may
@@ -44,9 +44,9 @@ class OutputAssembler {
  public:
   OutputAssembler(std::shared_ptr<const model::Tokenizer> tokenizer, OutputOptions options);
 
-  // The next token. Appends to text, token_ids (with return_token_ids) and logprobs (when `logprobs`
-  // is given) of `chunk`. True when a stop text matched with it: the choice is finished, the worker
-  // should be told, and later calls do nothing.
+  // The next token. Appends to text, token_ids (with return_token_ids) and logprobs (when
+  // `logprobs` is given) of `chunk`. True when a stop text matched with it: the choice is finished,
+  // the worker should be told, and later calls do nothing.
   bool Append(int32_t token_id, const v1::Logprobs* logprobs, v1::GenerateChunk& chunk);
 
   // The next and last token, when it is a stop token or ends the sequence: its text is not shown.

@@ -1,5 +1,5 @@
-// Finds stop texts in a stream of bytes: an Aho-Corasick automaton. Built once per request, shared by
-// its choices. Immutable; any thread.
+// Finds stop texts in a stream of bytes: an Aho-Corasick automaton. Built once per request, shared
+// by its choices. Immutable; any thread.
 #ifndef PACELINE_ROUTER_TEXT_STOP_MATCHER_H_
 #define PACELINE_ROUTER_TEXT_STOP_MATCHER_H_
 

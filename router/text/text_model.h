@@ -41,20 +41,20 @@ struct ChatOptions {
 
 class TextModel {
  public:
-  // A template that cannot be parsed is no error: the model serves text, and chats are answered with
-  // what is wrong (chat_template_status). Other errors as VocabularyFromProto.
+  // A template that cannot be parsed is no error: the model serves text, and chats are answered
+  // with what is wrong (chat_template_status). Other errors as VocabularyFromProto.
   static absl::StatusOr<std::shared_ptr<const TextModel>> Create(const v1::TokenizerBundle& bundle);
   ~TextModel();
   TextModel(const TextModel&) = delete;
   TextModel& operator=(const TextModel&) = delete;
 
-  // Ids of a text prompt: special tokens in it are matched; `add_special_tokens` adds those that the
-  // model wants around a prompt.
+  // Ids of a text prompt: special tokens in it are matched; `add_special_tokens` adds those that
+  // the model wants around a prompt.
   std::vector<int32_t> EncodeText(std::string_view text, bool add_special_tokens) const;
 
   // Renders the messages with the model's chat template and encodes the result; special tokens are
-  // matched only in what the template itself wrote. Errors: no template; a template that refuses the
-  // messages, with the message it raises; JSON that is not what the field asks for.
+  // matched only in what the template itself wrote. Errors: no template; a template that refuses
+  // the messages, with the message it raises; JSON that is not what the field asks for.
   std::variant<RenderedChat, ApiError> RenderChat(
       const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages,
       const ChatOptions& options) const;

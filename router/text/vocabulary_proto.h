@@ -9,8 +9,8 @@
 
 namespace paceline::router {
 
-// DataLoss when the contents do not have the digest that the bundle states, InvalidArgument when they
-// are no vocabulary that can be served (model::ValidateVocabulary).
+// DataLoss when the contents do not have the digest that the bundle states, InvalidArgument when
+// they are no vocabulary that can be served (model::ValidateVocabulary).
 absl::StatusOr<model::Vocabulary> VocabularyFromProto(const v1::TokenizerBundle& bundle);
 
 }  // namespace paceline::router
