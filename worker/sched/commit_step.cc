@@ -71,9 +71,13 @@ void Scheduler::Advance(Sequence* sequence, const Sampled& sampled, int64_t now_
   sequence->in_batch = false;
   const bool cancelled = sequence->pending == Sequence::Pending::kCancel;
   if (sampled.numeric_error) cache_->Discard(sequence->table);
-  if (cancelled || sampled.numeric_error) {
-    const absl::Status status =
-        cancelled ? absl::OkStatus() : absl::InternalError("numerical error in the model's output");
+  if (cancelled || sampled.numeric_error || sampled.no_candidate) {
+    absl::Status status;
+    if (!cancelled && sampled.numeric_error) {
+      status = absl::InternalError("numerical error in the model's output");
+    } else if (!cancelled) {
+      status = absl::InvalidArgumentError("the request's own limits leave no token to choose");
+    }
     Finish(
         sequence,
         {.reason = cancelled ? FinishReason::kCancelled : FinishReason::kError, .status = status});

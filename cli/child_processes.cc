@@ -1,0 +1,148 @@
+#include "cli/child_processes.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/support/clock.h"
+#include "proto/support/log.h"
+
+namespace paceline::cli {
+namespace {
+
+constexpr int64_t kMaxBackoffMs = 60'000;
+constexpr int64_t kForgetBackoffMs = 60'000;
+constexpr int64_t kCrashWindowMs = 600'000;
+constexpr size_t kCrashLimit = 5;
+
+std::string Describe(int wait_status) {
+  if (WIFSIGNALED(wait_status)) {
+    const int signal = WTERMSIG(wait_status);
+    return absl::StrCat("signal ",
+                        signal,
+                        " (",
+                        strsignal(signal),
+                        ")",
+                        signal == SIGKILL ? "; out of memory?" : "");
+  }
+  return absl::StrCat("status ", WEXITSTATUS(wait_status));
+}
+
+}  // namespace
+
+ChildProcesses::~ChildProcesses() { Stop(0); }
+
+absl::Status ChildProcesses::Start(std::vector<std::string> arguments) {
+  children_.push_back({.arguments = std::move(arguments)});
+  return Spawn(children_.back());
+}
+
+absl::Status ChildProcesses::Spawn(Child& child) {
+  std::string program = "/proc/self/exe";
+  std::vector<char*> argv = {const_cast<char*>("paceline")};
+  for (std::string& argument : child.arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+
+  const pid_t pid = fork();
+  if (pid < 0) {
+    return absl::InternalError(absl::StrCat("fork failed: ", std::strerror(errno)));
+  }
+  if (pid == 0) {
+    // Only async-signal-safe calls from here: other threads may hold locks.
+    sigset_t none;
+    sigemptyset(&none);
+    pthread_sigmask(SIG_SETMASK, &none, nullptr);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setpgid(0, 0);  // Ctrl-C reaches the supervisor only, which ends its children in order
+    execv(program.c_str(), argv.data());
+    _exit(127);
+  }
+  child.pid = pid;
+  child.started_ms = SteadyClock::Get().NowMs();
+  return absl::OkStatus();
+}
+
+absl::Status ChildProcesses::Tend(int64_t now_ms) {
+  for (Child& child : children_) {
+    if (child.pid > 0) {
+      int wait_status = 0;
+      if (waitpid(child.pid, &wait_status, WNOHANG) != child.pid) continue;
+      if (absl::Status status = OnExit(child, wait_status, now_ms); !status.ok()) return status;
+    } else if (now_ms >= child.restart_at_ms) {
+      spdlog::info("restarting a worker");
+      if (absl::Status status = Spawn(child); !status.ok()) return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChildProcesses::OnExit(Child& child, int wait_status, int64_t now_ms) {
+  const pid_t pid = std::exchange(child.pid, -1);
+  const int64_t ran_ms = now_ms - child.started_ms;
+  if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 2 && child.deaths_ms.empty()) {
+    return absl::FailedPreconditionError("a worker refused its configuration (see above)");
+  }
+  std::erase_if(child.deaths_ms, [&](int64_t t) { return now_ms - t > kCrashWindowMs; });
+  child.deaths_ms.push_back(now_ms);
+  if (child.deaths_ms.size() >= kCrashLimit) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a worker died ", kCrashLimit, " times in ten minutes, last with ", Describe(wait_status)));
+  }
+  if (ran_ms > kForgetBackoffMs) child.backoff_ms = 1000;
+  spdlog::warn("worker {} ended with {} after {:.1f} s; restart in {} s",
+               pid,
+               Describe(wait_status),
+               static_cast<double>(ran_ms) / 1000,
+               child.backoff_ms / 1000);
+  child.restart_at_ms = now_ms + child.backoff_ms;
+  child.backoff_ms = std::min(kMaxBackoffMs, child.backoff_ms * 2);
+  return absl::OkStatus();
+}
+
+void ChildProcesses::Stop(int64_t grace_ms) {
+  const int64_t end = SteadyClock::Get().NowMs() + grace_ms;
+  for (const Child& child : children_) {
+    if (child.pid > 0) kill(child.pid, grace_ms > 0 ? SIGTERM : SIGKILL);
+  }
+  for (Child& child : children_) {
+    while (child.pid > 0) {
+      if (waitpid(child.pid, nullptr, WNOHANG) != 0) {
+        child.pid = -1;
+        break;
+      }
+      if (SteadyClock::Get().NowMs() >= end) kill(child.pid, SIGKILL);
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+}
+
+int FindFreePort(int preferred) {
+  for (int port = preferred; port < preferred + 1000 && port < 65536; ++port) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return preferred;
+    const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const bool free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    close(fd);
+    if (free) return port;
+  }
+  return preferred;
+}
+
+}  // namespace paceline::cli

@@ -1,0 +1,223 @@
+#include "cli/loaded_model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/dispatch.h"
+#include "model/gguf/gguf_file.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/tokenizer/vocabulary_gguf.h"
+#include "proto/support/clock.h"
+#include "proto/support/status_macros.h"
+#include "worker/device/cpu_count.h"
+#include "worker/device/host_memory.h"
+#include "worker/runner/model_runner.h"
+#include "worker/service/tokenizer_bundle.h"
+
+namespace paceline::cli {
+namespace {
+
+int64_t UnixMicros() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+int64_t CountParameters(const model::GgufFile& file) {
+  int64_t count = 0;
+  for (const model::TensorInfo& tensor : file.tensors()) count += tensor.num_elements;
+  return count;
+}
+
+std::vector<int32_t> EndOfGenerationIds(const model::Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.IsEndOfGeneration(id)) ids.push_back(id);
+  }
+  return ids;
+}
+
+// Prefixes an error with the file it is about.
+absl::Status InFile(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+}  // namespace
+
+std::string ModelNameFromPath(const std::string& path) {
+  const std::filesystem::path file(path);
+  return file.extension() == ".gguf" ? file.stem().string() : file.filename().string();
+}
+
+absl::Status CheckEngineOptions(const EngineOptions& options) {
+  if (options.tensor_parallel_size != 1) {
+    return absl::InvalidArgumentError("--tensor-parallel-size: only 1 is supported yet");
+  }
+  if (options.pipeline_parallel_size != 1) {
+    return absl::InvalidArgumentError("--pipeline-parallel-size: only 1 is supported yet");
+  }
+  if (options.max_num_batched_tokens < options.max_num_seqs) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-num-batched-tokens: ",
+                                                   options.max_num_batched_tokens,
+                                                   " is below --max-num-seqs ",
+                                                   options.max_num_seqs));
+  }
+  if (absl::StartsWith(options.model, "hf://")) {
+    return absl::InvalidArgumentError(
+        "MODEL: hf:// is not supported yet; give the path of a GGUF file");
+  }
+  std::error_code error;
+  if (std::filesystem::is_directory(options.model, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("MODEL: ",
+                     options.model,
+                     " is a directory; model directories are not supported yet, give a GGUF file"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptions& options,
+                                                               const Settings& settings) {
+  RETURN_IF_ERROR(CheckEngineOptions(options));
+  RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
+  auto loaded = std::unique_ptr<LoadedModel>(new LoadedModel());
+
+  absl::StatusOr<std::unique_ptr<model::GgufFile>> opened = model::GgufFile::Open(options.model);
+  if (!opened.ok()) return InFile(options.model, opened.status());
+  const model::GgufFile& file = **opened;
+  absl::StatusOr<model::ModelConfig> config = model::ModelConfigFromGguf(file);
+  if (!config.ok()) return InFile(options.model, config.status());
+  loaded->config_ = *config;
+  absl::StatusOr<model::Vocabulary> vocabulary = model::VocabularyFromGguf(file);
+  if (!vocabulary.ok()) return InFile(options.model, vocabulary.status());
+  if (static_cast<int32_t>(vocabulary->tokens.size()) > config->vocab_size) {
+    return InFile(options.model,
+                  absl::InvalidArgumentError(absl::StrCat("gguf: tokenizer.ggml.tokens has ",
+                                                          vocabulary->tokens.size(),
+                                                          " entries, more than the ",
+                                                          config->vocab_size,
+                                                          " rows of the embedding")));
+  }
+  loaded->tokenizer_ = worker::ToProto(*vocabulary);
+  absl::StatusOr<std::shared_ptr<const model::Tokenizer>> tokenizer =
+      model::Tokenizer::Create(*std::move(vocabulary));
+  if (!tokenizer.ok()) return InFile(options.model, tokenizer.status());
+
+  const int32_t max_model_len =
+      options.max_model_len == 0 ? config->max_context : options.max_model_len;
+  if (max_model_len > config->max_context) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ",
+                                                   max_model_len,
+                                                   " is over the model's context of ",
+                                                   config->max_context));
+  }
+  loaded->num_threads_ = options.threads > 0 ? options.threads
+                                             : worker::ThreadsPerReplica(worker::UsableCpus(),
+                                                                         options.replicas_on_host);
+
+  const kernels::ComputeType compute = options.compute_dtype == "float32"
+                                           ? kernels::ComputeType::kFloat32
+                                           : kernels::ComputeType::kInt8;
+  const int64_t block_bytes = worker::ModelRunner::KvBytesPerBlock(*config, compute);
+  int64_t kv_bytes = 0;
+  std::string kv_reason;
+  if (!options.kv_cache_memory.empty()) {
+    kv_bytes = ParseBytes(options.kv_cache_memory);
+    kv_reason = "as --kv-cache-memory says";
+  } else {
+    ASSIGN_OR_RETURN(const worker::KvCacheSize size,
+                     worker::SuggestKvCacheBytes({.model_bytes = file.file_bytes(),
+                                                  .bytes_per_token = block_bytes / 32,
+                                                  .max_model_len = max_model_len,
+                                                  .max_num_seqs = options.max_num_seqs,
+                                                  .num_replicas = options.replicas_on_host}));
+    kv_bytes = size.bytes;
+    kv_reason = size.explanation;
+  }
+
+  const std::vector<int32_t> eos_ids = EndOfGenerationIds(**tokenizer);
+  absl::StatusOr<std::unique_ptr<worker::ModelRunner>> runner =
+      worker::ModelRunner::Create(file,
+                                  *config,
+                                  {.compute = compute,
+                                   .num_threads = loaded->num_threads_,
+                                   .pin_threads = options.replicas_on_host == 1,
+                                   .max_batch_tokens = options.max_num_batched_tokens,
+                                   .max_model_len = max_model_len,
+                                   .kv_cache_bytes = kv_bytes,
+                                   .eos_token_ids = eos_ids,
+                                   .progress = settings.progress});
+  if (!runner.ok()) return InFile(options.model, runner.status());
+
+  const std::string name = options.served_model_name.empty() ? ModelNameFromPath(options.model)
+                                                             : options.served_model_name;
+  const std::string digest = file.Digest();
+  const int32_t num_blocks = (*runner)->num_blocks();
+  loaded->description_ = absl::StrFormat(
+      "model %s (%s, %s, %.1f M parameters), context %d tokens, %d thread(s), %s kernels, "
+      "weights %.0f MiB, KV cache %.0f MiB = %d blocks of 32 tokens (%s), %s",
+      name,
+      config->architecture,
+      config->quantization,
+      CountParameters(file) / 1e6,
+      max_model_len,
+      loaded->num_threads_,
+      kernels::CpuIsaName(kernels::ActiveCpuIsa()),
+      (*runner)->weight_bytes() / 1048576.0,
+      (*runner)->kv_cache_bytes() / 1048576.0,
+      num_blocks,
+      kv_reason,
+      compute == kernels::ComputeType::kInt8 ? "int8 activations, f16 KV" : "float32 throughout");
+
+  v1::WorkerHello& hello = loaded->identity_.hello;
+  hello.set_replica_id(absl::StrCat(name, "-", getpid()));
+  hello.set_epoch(UnixMicros());
+  hello.set_protocol(worker::kAttachProtocol);
+  hello.set_model_id(name);
+  hello.set_model_digest(digest);
+  hello.set_tokenizer_digest(loaded->tokenizer_.digest());
+  hello.set_block_size(kernels::kKvBlockSize);
+  hello.set_num_blocks(num_blocks);
+  hello.set_max_model_len(max_model_len);
+  hello.set_max_num_seqs(options.max_num_seqs);
+  hello.set_vocab_size(config->vocab_size);
+  hello.set_tensor_parallel_size(1);
+  hello.set_pipeline_parallel_size(1);
+  hello.set_architecture(config->architecture);
+  hello.set_quantization(config->quantization);
+  hello.set_num_parameters(CountParameters(file));
+  hello.set_lease_ms(settings.lease_ms);
+  hello.set_prefix_caching(options.enable_prefix_caching);
+
+  loaded->metrics_ = std::make_unique<worker::WorkerMetrics>(
+      worker::WorkerMetricsOptions{.model_name = name,
+                                   .max_model_len = max_model_len,
+                                   .block_size = kernels::kKvBlockSize,
+                                   .num_blocks = num_blocks,
+                                   .prefix_caching = options.enable_prefix_caching,
+                                   .vllm_names = settings.vllm_metrics});
+  ASSIGN_OR_RETURN(loaded->engine_,
+                   worker::Engine::Create(
+                       {.scheduler = {.max_num_seqs = options.max_num_seqs,
+                                      .max_num_batched_tokens = options.max_num_batched_tokens,
+                                      .max_model_len = max_model_len,
+                                      .vocab_size = config->vocab_size,
+                                      .eos_token_ids = eos_ids,
+                                      .prefix_caching = options.enable_prefix_caching},
+                        .model_digest = digest,
+                        .beat_interval_ms = std::max(10, settings.lease_ms / 4)},
+                       *std::move(runner),
+                       *loaded->metrics_,
+                       SteadyClock::Get()));
+  return loaded;
+}
+
+}  // namespace paceline::cli

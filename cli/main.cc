@@ -1,0 +1,204 @@
+// The `paceline` command: one binary for every process of a cluster.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/shutdown.h"
+#include "cli/version.h"
+
+namespace paceline::cli {
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "paceline: %s\n", std::string(status.message()).c_str());
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kOutOfRange:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+int RunVersion() {
+  std::printf("paceline %s\n", kVersion);
+  return 0;
+}
+
+namespace {
+
+CLI::Option* AddModel(CLI::App& command, std::string& model, bool positional) {
+  constexpr char kHelp[] = "Path of a GGUF file";
+  CLI::Option* option =
+      positional ? command.add_option("model,--model", model, kHelp)->option_text("MODEL")
+                 : command.add_option("--model", model, kHelp)->option_text("MODEL");
+  return option->envname("PACELINE_MODEL")->required();
+}
+
+void AddSampling(CLI::App& command, int32_t& max_tokens, double& temperature) {
+  command.add_option("--max-tokens", max_tokens, "Tokens to generate at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  command.add_option("--temperature", temperature, "0 is greedy")->check(CLI::Range(0.0, 100.0));
+}
+
+// -tp and -pp, as other engines spell them: more than one letter behind one dash.
+std::vector<std::string> Arguments(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {  // CLI11 takes them in reverse
+    const std::string argument = argv[i];
+    if (argument == "-tp") {
+      arguments.push_back("--tensor-parallel-size");
+    } else if (argument == "-pp") {
+      arguments.push_back("--pipeline-parallel-size");
+    } else {
+      arguments.push_back(argument);
+    }
+  }
+  return arguments;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "Paceline serves large language models: a router, its workers, and tools around them.",
+      "paceline");
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(36);
+  LogOptions log;
+
+  ServeOptions serve;
+  CLI::App* serve_command = app.add_subcommand("serve", "Router and workers on this machine");
+  AddModel(*serve_command, serve.worker.engine.model, true);
+  serve_command->add_option("--replicas", serve.replicas, "Worker processes")
+      ->check(CLI::Range(1, 64))
+      ->envname("PACELINE_REPLICAS")
+      ->capture_default_str();
+  AddWorkerOptions(*serve_command, serve.worker);
+  AddRouterOptions(*serve_command, serve.router);
+  AddLogOptions(*serve_command, log);
+  AddConfigOption(*serve_command);
+
+  RouterOptions router;
+  CLI::App* router_command = app.add_subcommand("router", "Front ends over workers elsewhere");
+  router_command->add_option("--workers", router.workers, "host:port,host:port or dns:///name:port")
+      ->delimiter(',')
+      ->envname("PACELINE_WORKERS");
+  AddRouterOptions(*router_command, router);
+  router_command->add_flag("--vllm-metrics,!--no-vllm-metrics",
+                           router.vllm_metrics,
+                           "Export vllm: metric names as well");
+  AddLogOptions(*router_command, log);
+  AddConfigOption(*router_command);
+
+  WorkerOptions worker;
+  CLI::App* worker_command = app.add_subcommand("worker", "One replica of a model");
+  AddModel(*worker_command, worker.engine.model, false);
+  worker_command->add_option("--host", worker.host, "Address to listen on")
+      ->envname("PACELINE_HOST")
+      ->capture_default_str();
+  worker_command->add_option("--port", worker.port, "Port of the worker plane (0: a free one)")
+      ->check(CLI::Range(0, 65535))
+      ->envname("PACELINE_PORT")
+      ->capture_default_str();
+  worker_command
+      ->add_option("--operator-port",
+                   worker.operator_port,
+                   "Port of /metrics, /health and /ready; default: none")
+      ->check(CLI::Range(0, 65535))
+      ->envname("PACELINE_OPERATOR_PORT");
+  worker_command
+      ->add_option("--replicas-on-host",
+                   worker.engine.replicas_on_host,
+                   "Workers that share this machine's memory and cores")
+      ->check(CLI::Range(1, 64));
+  worker_command->add_flag("--die-with-parent", worker.die_with_parent)->group("");
+  AddWorkerOptions(*worker_command, worker);
+  AddLogOptions(*worker_command, log);
+  AddConfigOption(*worker_command);
+
+  GenerateOptions generate;
+  CLI::App* generate_command = app.add_subcommand("generate", "Completions without a server");
+  AddModel(*generate_command, generate.engine.model, true);
+  generate_command
+      ->add_option("-p,--prompt", generate.prompts, "Prompt; may be given several times")
+      ->take_all();
+  generate_command->add_option("-f,--file", generate.input, "JSON lines of requests (-: stdin)");
+  generate_command->add_option("-o,--output", generate.output, "Where the answers to -f go");
+  generate_command->add_flag("--chat", generate.chat, "Each -p is a message to the assistant");
+  generate_command->add_option("--seed", generate.seed, "Repeatable sampling")
+      ->check(CLI::Range(int64_t{0}, INT64_MAX));
+  AddSampling(*generate_command, generate.max_tokens, generate.temperature);
+  AddEngineOptions(*generate_command, generate.engine);
+  AddLogOptions(*generate_command, log);
+
+  ChatOptions chat;
+  CLI::App* chat_command = app.add_subcommand("chat", "Talk to a server in the terminal");
+  chat_command->add_option("url", chat.url, "http://host:port or grpc://host:port")
+      ->option_text("URL")
+      ->capture_default_str();
+  chat_command->add_option("--model", chat.model, "Model, when several are served");
+  chat_command->add_option("--message,-m", chat.message, "Ask this, print the answer, leave");
+  chat_command->add_option("--system", chat.system, "System message");
+  chat_command->add_option("--api-key", chat.api_key, "Key")->envname("PACELINE_API_KEY");
+  AddSampling(*chat_command, chat.max_tokens, chat.temperature);
+
+  TokenizeOptions tokenize;
+  CLI::App* tokenize_command = app.add_subcommand("tokenize", "Text or messages to token ids");
+  AddModel(*tokenize_command, tokenize.model, true);
+  tokenize_command->add_flag("--jsonl", tokenize.jsonl, "{\"text\"} lines in, ids out");
+  tokenize_command->add_flag(
+      "--chat", tokenize.chat, "{\"messages\"} lines in, prompt and ids out");
+  tokenize_command->add_option(
+      "--chat-template", tokenize.chat_template, "Jinja file instead of the model's template");
+
+  BenchOptions bench;
+  CLI::App* bench_command = app.add_subcommand("bench", "Measure the engine alone");
+  AddModel(*bench_command, bench.engine.model, true);
+  bench_command->add_option("--prompt-tokens", bench.prompt_tokens)
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  bench_command->add_option("--output-tokens", bench.output_tokens)
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  bench_command->add_option("--batch", bench.batches, "Sizes, such as 1,16")->delimiter(',');
+  bench_command->add_option("--repetitions", bench.repetitions, "The best of so many")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  bench_command->add_flag("--json", bench.json, "One JSON object on stdout");
+  AddEngineOptions(*bench_command, bench.engine);
+  LogOptions quiet{.level = "warn"};
+  AddLogOptions(*bench_command, quiet);
+
+  CLI::App* version_command = app.add_subcommand("version", "Print the version");
+  CLI::App* help_command = app.add_subcommand("help", "Print this help");
+
+  try {
+    app.parse(Arguments(argc, argv));
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (!chat_command->parsed()) BlockShutdownSignals();
+  if (serve_command->parsed()) return RunServe(serve, log);
+  if (router_command->parsed()) return RunRouter(router, log);
+  if (worker_command->parsed()) return RunWorker(worker, log);
+  if (generate_command->parsed()) {
+    if (generate_command->count("--log-level") == 0) log.level = "warn";
+    return RunGenerate(generate, log);
+  }
+  if (chat_command->parsed()) return RunChat(chat);
+  if (tokenize_command->parsed()) return RunTokenize(tokenize);
+  if (bench_command->parsed()) return RunBench(bench, quiet);
+  if (version_command->parsed()) return RunVersion();
+  if (help_command->parsed()) std::fputs(app.help().c_str(), stdout);
+  return 0;
+}
+
+}  // namespace
+}  // namespace paceline::cli
+
+int main(int argc, char** argv) { return paceline::cli::Main(argc, argv); }

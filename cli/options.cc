@@ -1,0 +1,197 @@
+#include "cli/options.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <memory>
+#include <sstream>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "yaml-cpp/yaml.h"
+
+namespace paceline::cli {
+namespace {
+
+// Reads YAML where CLI11 reads TOML: a flat map from long option names to scalars or lists.
+class YamlConfig final : public CLI::Config {
+ public:
+  std::string to_config(const CLI::App*, bool, bool, std::string) const override { return ""; }
+
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::vector<CLI::ConfigItem> items;
+    try {
+      const YAML::Node root = YAML::Load(input);
+      if (root.IsNull()) return items;
+      if (!root.IsMap()) throw CLI::FileError("--config: the file must be a map of options");
+      for (const auto& pair : root) {
+        CLI::ConfigItem item;
+        item.name = pair.first.as<std::string>();
+        if (pair.second.IsSequence()) {
+          for (const YAML::Node& value : pair.second)
+            item.inputs.push_back(value.as<std::string>());
+        } else if (pair.second.IsScalar()) {
+          item.inputs.push_back(pair.second.as<std::string>());
+        } else {
+          throw CLI::FileError(
+              absl::StrCat("--config: '", item.name, "' must be a value or a list of values"));
+        }
+        items.push_back(std::move(item));
+      }
+    } catch (const YAML::Exception& error) {
+      throw CLI::FileError(absl::StrCat("--config: not valid YAML at line ", error.mark.line + 1));
+    }
+    return items;
+  }
+};
+
+// PACELINE_MAX_MODEL_LEN for --max-model-len.
+std::string EnvironmentName(std::string_view long_name) {
+  std::string name = absl::StrCat("PACELINE_", absl::AsciiStrToUpper(std::string(long_name)));
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+template <typename T>
+CLI::Option* Add(CLI::App& app, const std::string& long_name, T& value, const std::string& help) {
+  return app.add_option("--" + long_name, value, help)
+      ->envname(EnvironmentName(long_name))
+      ->capture_default_str();
+}
+
+// A switch that is on or off by name: --x, --no-x.
+CLI::Option* AddSwitch(CLI::App& app,
+                       const std::string& long_name,
+                       bool& value,
+                       const std::string& help) {
+  return app.add_flag("--" + long_name + ",!--no-" + long_name, value, help)
+      ->envname(EnvironmentName(long_name));
+}
+
+const CLI::Validator& Port() {
+  static const CLI::Range range(0, 65535);
+  return range;
+}
+
+const CLI::Validator& ByteSize() {
+  static const CLI::Validator validator(
+      [](std::string& text) {
+        return ParseBytes(text) > 0 ? std::string() : "not a size such as 512MiB or 2GB: " + text;
+      },
+      "SIZE");
+  return validator;
+}
+
+}  // namespace
+
+int64_t ParseBytes(const std::string& text) {
+  size_t digits = 0;
+  while (digits < text.size() &&
+         (std::isdigit(static_cast<unsigned char>(text[digits])) != 0 || text[digits] == '.')) {
+    ++digits;
+  }
+  double value = 0;
+  if (digits == 0 || !absl::SimpleAtod(text.substr(0, digits), &value)) return -1;
+  const std::string unit = absl::AsciiStrToLower(text.substr(digits));
+  static constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1},
+                                                                   {"b", 1},
+                                                                   {"k", 1024.0},
+                                                                   {"kb", 1e3},
+                                                                   {"kib", 1024.0},
+                                                                   {"m", 1048576.0},
+                                                                   {"mb", 1e6},
+                                                                   {"mib", 1048576.0},
+                                                                   {"g", 1073741824.0},
+                                                                   {"gb", 1e9},
+                                                                   {"gib", 1073741824.0},
+                                                                   {"t", 1099511627776.0},
+                                                                   {"tb", 1e12},
+                                                                   {"tib", 1099511627776.0}};
+  for (const auto& [name, factor] : kUnits) {
+    const double bytes = value * factor;
+    if (unit == name) return bytes < 9e18 ? static_cast<int64_t>(bytes) : -1;
+  }
+  return -1;
+}
+
+void AddConfigOption(CLI::App& app) {
+  app.config_formatter(std::make_shared<YamlConfig>());
+  app.set_config("--config", "", "YAML file; keys are the long option names")
+      ->envname("PACELINE_CONFIG");
+  app.allow_config_extras(false);
+}
+
+void AddLogOptions(CLI::App& app, LogOptions& options) {
+  Add(app, "log-level", options.level, "How much to log")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}));
+  Add(app, "log-format", options.format, "How to log")->check(CLI::IsMember({"text", "json"}));
+}
+
+void AddEngineOptions(CLI::App& app, EngineOptions& options) {
+  Add(app,
+      "served-model-name",
+      options.served_model_name,
+      "Name that clients use; default: the file's name");
+  Add(app, "threads", options.threads, "Threads per rank; default: its share of the cores")
+      ->check(CLI::Range(1, 256));
+  Add(app,
+      "kv-cache-memory",
+      options.kv_cache_memory,
+      "Memory for the KV cache, such as 512MiB; default: from the machine's memory")
+      ->check(ByteSize());
+  Add(app,
+      "compute-dtype",
+      options.compute_dtype,
+      "auto: int8 activations on quantised weights; float32: the reference float path")
+      ->check(CLI::IsMember({"auto", "float32"}));
+  Add(app, "max-model-len", options.max_model_len, "Context length; default: the model's")
+      ->check(CLI::Range(2, 1 << 24));
+  Add(app, "max-num-seqs", options.max_num_seqs, "Sequences in a batch at most")
+      ->check(CLI::Range(1, 65536));
+  Add(app, "max-num-batched-tokens", options.max_num_batched_tokens, "Tokens in a step at most")
+      ->check(CLI::Range(1, 65536));
+  Add(app, "block-size", options.block_size, "Tokens per KV block (CPU: 32)")
+      ->check(CLI::IsMember({32}));
+  AddSwitch(app,
+            "enable-prefix-caching",
+            options.enable_prefix_caching,
+            "Reuse the KV cache of equal prompt beginnings");
+  Add(app, "tensor-parallel-size", options.tensor_parallel_size, "Ranks per stage (also -tp)")
+      ->check(CLI::Range(1, 64));
+  Add(app, "pipeline-parallel-size", options.pipeline_parallel_size, "Stages (also -pp)")
+      ->check(CLI::Range(1, 64));
+}
+
+void AddWorkerOptions(CLI::App& app, WorkerOptions& options) {
+  AddEngineOptions(app, options.engine);
+  Add(app, "lease-ms", options.lease_ms, "Silence after which a peer counts as dead")
+      ->check(CLI::Range(100, 600'000));
+  AddSwitch(app, "vllm-metrics", options.vllm_metrics, "Export vllm: metric names as well");
+}
+
+void AddRouterOptions(CLI::App& app, RouterOptions& options) {
+  Add(app, "host", options.host, "Address to listen on");
+  Add(app, "port", options.port, "HTTP port (0: a free one)")->check(Port());
+  Add(app, "grpc-port", options.grpc_port, "gRPC port (0: a free one)")->check(Port());
+  Add(app, "operator-port", options.operator_port, "Port of /metrics and the status page")
+      ->check(Port());
+  Add(app, "api-key", options.api_keys, "Keys that clients must show; default: none needed")
+      ->envname("PACELINE_API_KEY");
+  Add(app, "balance", options.balance, "How to pick a replica")
+      ->check(CLI::IsMember({"prefix", "least_loaded", "power_of_two", "round_robin", "session"}));
+  Add(app, "max-queued-requests", options.max_queued_requests, "Requests that may wait")
+      ->check(CLI::Range(1, 1 << 20));
+  Add(app, "max-queued-tokens", options.max_queued_tokens, "Prompt tokens that may wait")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
+  AddSwitch(app,
+            "allow-unknown-fields",
+            options.allow_unknown_fields,
+            "Ignore request fields that are not known instead of refusing them");
+  Add(app, "drain-seconds", options.drain_seconds, "How long running streams may go on at shutdown")
+      ->check(CLI::Range(0, 3600));
+}
+
+}  // namespace paceline::cli

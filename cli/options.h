@@ -1,0 +1,118 @@
+// Every option of the command, by process: parsed in one place (options.cc), from the command line,
+// then PACELINE_* environment variables, then the file given with --config (YAML), then defaults.
+// Plain values; each part of the program gets its own nested struct and reads nothing else.
+#ifndef PACELINE_CLI_OPTIONS_H_
+#define PACELINE_CLI_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+
+namespace paceline::cli {
+
+struct LogOptions {
+  std::string level = "info";
+  std::string format = "text";
+};
+
+// One rank's model and engine: worker, generate, bench.
+struct EngineOptions {
+  std::string model;                   // path of a GGUF file
+  std::string served_model_name;       // empty: the file's name without extension
+  int32_t threads = 0;                 // 0: this replica's share of the cores
+  std::string kv_cache_memory;         // "512MiB", "2GB", bytes; empty: from the machine's memory
+  std::string compute_dtype = "auto";  // auto (int8 activations), float32
+  int32_t max_model_len = 0;           // tokens; 0: the model's context
+  int32_t max_num_seqs = 256;
+  int32_t max_num_batched_tokens = 512;
+  int32_t block_size = 32;
+  bool enable_prefix_caching = true;
+  int32_t tensor_parallel_size = 1;
+  int32_t pipeline_parallel_size = 1;
+  int32_t replicas_on_host = 1;  // shares memory and cores with so many others
+};
+
+struct WorkerOptions {
+  EngineOptions engine;
+  std::string host = "127.0.0.1";
+  int32_t port = 50061;
+  int32_t operator_port = -1;  // metrics and health; -1: none
+  int32_t lease_ms = 2000;
+  bool vllm_metrics = true;
+  bool die_with_parent = false;  // set by serve
+};
+
+struct RouterOptions {
+  std::vector<std::string> workers;
+  std::string host = "127.0.0.1";
+  int32_t port = 8000;
+  int32_t grpc_port = 50051;
+  int32_t operator_port = 8002;
+  std::vector<std::string> api_keys;
+  std::string balance = "prefix";
+  int32_t max_queued_requests = 1024;
+  int64_t max_queued_tokens = 1 << 20;
+  bool allow_unknown_fields = false;
+  bool vllm_metrics = true;
+  int32_t drain_seconds = 30;
+};
+
+struct ServeOptions {
+  WorkerOptions worker;
+  RouterOptions router;
+  int32_t replicas = 1;
+};
+
+struct GenerateOptions {
+  EngineOptions engine;
+  std::vector<std::string> prompts;  // -p
+  std::string input;                 // -f
+  std::string output;                // -o
+  int32_t max_tokens = 128;
+  double temperature = 0.0;
+  int64_t seed = -1;
+  bool chat = false;  // -p is a user message
+};
+
+struct ChatOptions {
+  std::string url = "http://127.0.0.1:8000";
+  std::string model;
+  std::string message;  // not empty: ask this, print the answer, leave
+  std::string system;
+  std::string api_key;
+  int32_t max_tokens = 0;   // 0: the rest of the context
+  double temperature = -1;  // < 0: the server's default
+};
+
+struct TokenizeOptions {
+  std::string model;
+  bool jsonl = false;
+  bool chat = false;
+  std::string chat_template;  // file
+};
+
+struct BenchOptions {
+  EngineOptions engine;  // engine.model may be a URL once the online form exists
+  int32_t prompt_tokens = 128;
+  int32_t output_tokens = 128;
+  std::vector<int32_t> batches = {1};
+  int32_t repetitions = 3;
+  bool json = false;
+};
+
+// Adds the options of a process to its sub-command.
+void AddLogOptions(CLI::App& app, LogOptions& options);
+void AddEngineOptions(CLI::App& app, EngineOptions& options);
+void AddWorkerOptions(CLI::App& app, WorkerOptions& options);
+void AddRouterOptions(CLI::App& app, RouterOptions& options);
+// --config FILE: YAML, keys are the long option names.
+void AddConfigOption(CLI::App& app);
+
+// Bytes of "2GB", "512MiB", "1.5G", "1048576". Negative: not a size.
+int64_t ParseBytes(const std::string& text);
+
+}  // namespace paceline::cli
+
+#endif  // PACELINE_CLI_OPTIONS_H_

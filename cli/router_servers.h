@@ -1,0 +1,53 @@
+// A router's listeners around its core: HTTP, gRPC, operator port. Owned by the command; Start and
+// Stop from one thread.
+#ifndef PACELINE_CLI_ROUTER_SERVERS_H_
+#define PACELINE_CLI_ROUTER_SERVERS_H_
+
+#include <chrono>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "cli/options.h"
+#include "cli/router_core.h"
+#include "router/grpc/admin_service.h"
+#include "router/grpc/grpc_server.h"
+#include "router/http/api_handler.h"
+#include "router/http/http_server.h"
+#include "router/http/operator_handler.h"
+#include "router/tenancy/api_keys.h"
+
+namespace paceline::cli {
+
+class RouterServers {
+ public:
+  // Binds every port before it serves on any. Unavailable names the address that cannot be had;
+  // InvalidArgument the option at fault. `core` must outlive the servers.
+  static absl::StatusOr<std::unique_ptr<RouterServers>> Start(const RouterOptions& options,
+                                                              RouterCore& core);
+  ~RouterServers();
+
+  // Refuses new work, lets what runs end within `grace`, then ends it with an error and closes.
+  void Stop(std::chrono::milliseconds grace);
+
+  int http_port() const { return http_->port(); }
+  int grpc_port() const { return grpc_->port(); }
+  int operator_port() const { return operator_->port(); }
+
+ private:
+  explicit RouterServers(RouterCore& core) : core_(core) {}
+
+  router::StatusSnapshot Status();
+
+  RouterCore& core_;
+  router::ApiKeys keys_;
+  int64_t started_ns_ = 0;
+  std::unique_ptr<router::ApiHandler> api_handler_;
+  std::unique_ptr<router::OperatorHandler> operator_handler_;
+  std::unique_ptr<router::HttpServer> http_;
+  std::unique_ptr<router::HttpServer> operator_;
+  std::unique_ptr<router::GrpcServer> grpc_;
+};
+
+}  // namespace paceline::cli
+
+#endif  // PACELINE_CLI_ROUTER_SERVERS_H_

@@ -1,0 +1,147 @@
+// `paceline serve MODEL`: the whole cluster on this machine: a router in this process, workers as
+// its children.
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "cli/child_processes.h"
+#include "cli/commands.h"
+#include "cli/loaded_model.h"
+#include "cli/progress.h"
+#include "cli/router_core.h"
+#include "cli/router_servers.h"
+#include "cli/shutdown.h"
+#include "proto/support/clock.h"
+#include "proto/support/log.h"
+#include "proto/support/status_macros.h"
+#include "router/fleet/grpc_worker_link.h"
+
+namespace paceline::cli {
+namespace {
+
+constexpr int kFirstWorkerPort = 50061;
+
+std::vector<std::string> WorkerArguments(const ServeOptions& options,
+                                         const LogOptions& log,
+                                         int port) {
+  const EngineOptions& engine = options.worker.engine;
+  std::vector<std::string> arguments = {
+      "worker",
+      "--model",
+      engine.model,
+      "--port",
+      absl::StrCat(port),
+      "--die-with-parent",
+      "--replicas-on-host",
+      absl::StrCat(options.replicas),
+      "--log-level",
+      log.level == "info" ? "warn" : log.level,
+      "--log-format",
+      log.format,
+      "--compute-dtype",
+      engine.compute_dtype,
+      "--max-num-seqs",
+      absl::StrCat(engine.max_num_seqs),
+      "--max-num-batched-tokens",
+      absl::StrCat(engine.max_num_batched_tokens),
+      "--tensor-parallel-size",
+      absl::StrCat(engine.tensor_parallel_size),
+      "--pipeline-parallel-size",
+      absl::StrCat(engine.pipeline_parallel_size),
+      "--lease-ms",
+      absl::StrCat(options.worker.lease_ms),
+      engine.enable_prefix_caching ? "--enable-prefix-caching" : "--no-enable-prefix-caching",
+      options.worker.vllm_metrics ? "--vllm-metrics" : "--no-vllm-metrics"};
+  const auto add = [&arguments](const char* name, std::string value) {
+    arguments.push_back(name);
+    arguments.push_back(std::move(value));
+  };
+  if (!engine.served_model_name.empty()) add("--served-model-name", engine.served_model_name);
+  if (engine.threads > 0) add("--threads", absl::StrCat(engine.threads));
+  if (!engine.kv_cache_memory.empty()) add("--kv-cache-memory", engine.kv_cache_memory);
+  if (engine.max_model_len > 0) add("--max-model-len", absl::StrCat(engine.max_model_len));
+  return arguments;
+}
+
+int CountReady(router::Dispatcher& service) {
+  int ready = 0;
+  for (const v1::ReplicaInfo& replica : service.Replicas()) ready += replica.state() == "ready";
+  return ready;
+}
+
+void PrintWelcome(const RouterOptions& options, const RouterServers& servers, int64_t load_ms) {
+  const std::string base = absl::StrCat("http://", options.host, ":", servers.http_port());
+  const std::string key = options.api_keys.empty() ? "" : " -H 'Authorization: Bearer YOUR_KEY'";
+  absl::FPrintF(stderr,
+                "Ready after %.1f s.\n"
+                "  OpenAI API   %s/v1\n"
+                "  gRPC         %s:%d\n"
+                "  status page  http://%s:%d/\n"
+                "Try it:\n"
+                "  curl -N %s/v1/chat/completions -H 'Content-Type: application/json'%s -d "
+                "'{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}],\"stream\":true}'\n",
+                static_cast<double>(load_ms) / 1000,
+                base,
+                options.host,
+                servers.grpc_port(),
+                options.host,
+                servers.operator_port(),
+                base,
+                key);
+}
+
+absl::Status Run(const ServeOptions& options, const LogOptions& log) {
+  RETURN_IF_ERROR(CheckEngineOptions(options.worker.engine));
+  const int64_t start = SteadyClock::Get().NowMs();
+  RouterOptions router = options.router;
+  router.vllm_metrics = options.worker.vllm_metrics;
+  ChildProcesses workers;
+  int port = kFirstWorkerPort - 1;
+  for (int i = 0; i < options.replicas; ++i) {
+    port = FindFreePort(port + 1);
+    router.workers.push_back(absl::StrCat("127.0.0.1:", port));
+    RETURN_IF_ERROR(workers.Start(WorkerArguments(options, log, port)));
+  }
+  ASSIGN_OR_RETURN(auto core, RouterCore::Start(router, router::GrpcWorkerLinkFactory()));
+  ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core));
+
+  auto bar =
+      std::make_unique<ProgressBar>(absl::StrCat("starting ", options.replicas, " replica(s)"));
+  bool welcomed = false;
+  for (;;) {
+    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(welcomed ? 500 : 20));
+    if (signal.has_value() && *signal != SIGCHLD) break;
+    RETURN_IF_ERROR(workers.Tend(SteadyClock::Get().NowMs()));
+    if (welcomed) continue;
+    const int ready = CountReady(core->service());
+    bar->Update(ready, options.replicas, absl::StrCat(ready, "/", options.replicas, " ready"));
+    if (ready == options.replicas) {
+      bar.reset();
+      PrintWelcome(router, *servers, SteadyClock::Get().NowMs() - start);
+      welcomed = true;
+    }
+  }
+  bar.reset();
+  spdlog::info("stopping: running streams have {} s to end", router.drain_seconds);
+  ForceExitOnNextSignal();
+  servers->Stop(std::chrono::seconds(router.drain_seconds));
+  servers.reset();
+  core.reset();
+  workers.Stop(/*grace_ms=*/2000);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunServe(const ServeOptions& options, const LogOptions& log) {
+  InitLog("serve", log.level, log.format == "json" ? LogFormat::kJson : LogFormat::kText);
+  const absl::Status status = Run(options, log);
+  return status.ok() ? 0 : Fail(status);
+}
+
+}  // namespace paceline::cli

@@ -1,0 +1,393 @@
+#include "worker/engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <utility>
+
+#include "proto/support/log.h"
+#include "proto/support/status_macros.h"
+
+namespace paceline::worker {
+namespace {
+
+KvCache::Options CacheOptions(const Engine::Options& options, int32_t num_blocks) {
+  return {.num_blocks = num_blocks,
+          .block_size = kernels::kKvBlockSize,
+          .prefix_caching = options.scheduler.prefix_caching,
+          .model_digest = options.model_digest};
+}
+
+double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
+                                                       std::unique_ptr<ModelRunner> runner,
+                                                       WorkerMetrics& metrics,
+                                                       const Clock& clock) {
+  {
+    const KvCache cache(CacheOptions(options, runner->num_blocks()));
+    RETURN_IF_ERROR(Scheduler::Validate(options.scheduler, cache));
+  }
+  return std::unique_ptr<Engine>(new Engine(options, std::move(runner), metrics, clock));
+}
+
+Engine::Engine(const Options& options,
+               std::unique_ptr<ModelRunner> runner,
+               WorkerMetrics& metrics,
+               const Clock& clock)
+    : options_(options),
+      clock_(clock),
+      metrics_(metrics),
+      runner_(std::move(runner)),
+      cache_(CacheOptions(options, runner_->num_blocks())),
+      scheduler_(options.scheduler, &cache_),
+      last_progress_ns_(clock.NowNs()) {
+  metrics_.weight_bytes->Set(static_cast<double>(runner_->weight_bytes()));
+  metrics_.kv_cache_bytes->Set(static_cast<double>(runner_->kv_cache_bytes()));
+  PublishLoad();
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+uint64_t Engine::Attach(std::shared_ptr<FrameSink> sink) {
+  const uint64_t session = next_session_.fetch_add(1);
+  Post(AttachCommand{session, std::move(sink)});
+  return session;
+}
+
+void Engine::Detach(uint64_t session) { Post(DetachCommand{session}); }
+
+void Engine::Submit(std::shared_ptr<const Request> request) {
+  Post(SubmitCommand{std::move(request)});
+}
+
+void Engine::Cancel(uint64_t session, std::string request_id) {
+  Post(RequestCommand{Verb::kCancel, session, std::move(request_id)});
+}
+
+void Engine::Pause(uint64_t session, std::string request_id) {
+  Post(RequestCommand{Verb::kPause, session, std::move(request_id)});
+}
+
+void Engine::Resume(uint64_t session, std::string request_id) {
+  Post(RequestCommand{Verb::kResume, session, std::move(request_id)});
+}
+
+int64_t Engine::MsSinceProgress() const {
+  return (clock_.NowNs() - last_progress_ns_.load(std::memory_order_relaxed)) / 1'000'000;
+}
+
+void Engine::Post(Command command) {
+  {
+    const std::lock_guard lock(mutex_);
+    inbox_.push_back(std::move(command));
+  }
+  wake_.notify_one();
+}
+
+void Engine::Loop() {
+  while (TakeInbox()) {
+    Step();
+    Progress();
+  }
+}
+
+bool Engine::TakeInbox() {
+  taken_.clear();
+  {
+    std::unique_lock lock(mutex_);
+    if (!scheduler_.has_runnable()) {
+      const int64_t beat_due = last_beat_ns_ + options_.beat_interval_ms * 1'000'000;
+      const int64_t due = std::min(beat_due, scheduler_.next_deadline_ns());
+      const int64_t wait_ns = std::max<int64_t>(0, due - clock_.NowNs());
+      wake_.wait_for(
+          lock, std::chrono::nanoseconds(wait_ns), [this] { return stop_ || !inbox_.empty(); });
+    }
+    if (stop_) return false;
+    std::swap(inbox_, taken_);
+  }
+  for (Command& command : taken_) Apply(command);
+  return true;
+}
+
+void Engine::Apply(Command& command) {
+  if (auto* attach = std::get_if<AttachCommand>(&command)) {
+    sessions_[attach->session].sink = std::move(attach->sink);
+    metrics_.sessions->Set(static_cast<double>(sessions_.size()));
+    last_beat_ns_ = 0;  // greet it at once
+  } else if (auto* detach = std::get_if<DetachCommand>(&command)) {
+    scheduler_.CancelSession(detach->session);
+    sessions_.erase(detach->session);
+    metrics_.sessions->Set(static_cast<double>(sessions_.size()));
+  } else if (auto* submit = std::get_if<SubmitCommand>(&command)) {
+    Submit(submit->request, clock_.NowNs());
+  } else if (auto* verb = std::get_if<RequestCommand>(&command)) {
+    switch (verb->verb) {
+      case Verb::kCancel:
+        scheduler_.Cancel(verb->session, verb->request_id);
+        break;
+      case Verb::kPause:
+        scheduler_.Pause(verb->session, verb->request_id);
+        break;
+      case Verb::kResume:
+        scheduler_.Resume(verb->session, verb->request_id);
+        break;
+    }
+  }
+}
+
+void Engine::Submit(const std::shared_ptr<const Request>& request, int64_t now_ns) {
+  const auto session = sessions_.find(request->session);
+  if (session == sessions_.end()) return;  // its router has left
+  if (absl::Status status = scheduler_.Add(request, now_ns); !status.ok()) {
+    const bool late = absl::IsDeadlineExceeded(status);
+    for (int32_t i = 0; i < request->n; ++i) {
+      session->second.frame.results.push_back(
+          {.request_id = request->id,
+           .attempt = request->attempt,
+           .choice_index = request->first_choice_index + i,
+           .finish_reason = late ? FinishReason::kDeadline : FinishReason::kError,
+           .error = late ? absl::OkStatus() : status});
+    }
+    return;
+  }
+  if (request->sampling.prompt_logprobs >= 0) {
+    PromptScores& scores = prompt_scores_[request.get()];
+    scores.logprobs.emplace_back();  // the first token follows nothing
+    scores.choices_left = request->n;
+  }
+}
+
+void Engine::Step() {
+  const int64_t start = clock_.NowNs();
+  const Batch& batch = scheduler_.Next(start);
+  if (!batch.empty()) {
+    const int64_t planned = clock_.NowNs();
+    runner_->Run(
+        batch, [this] { Progress(); }, outcome_);
+    const int64_t ran = clock_.NowNs();
+    ++step_;
+    for (StepOutcome::PromptPart& part : outcome_.prompt_parts) {
+      std::vector<TokenLogprobs>& all = prompt_scores_[part.sequence->request.get()].logprobs;
+      std::move(part.logprobs.begin(), part.logprobs.end(), std::back_inserter(all));
+    }
+    sampled_.clear();
+    for (StepOutcome::Choice& choice : outcome_.choices) {
+      choice.previous_token_ns = choice.sequence->last_token_ns;
+      sampled_.push_back({.sequence = choice.sequence,
+                          .token_id = choice.result.token_id,
+                          .numeric_error = choice.result.numeric_error,
+                          .no_candidate = choice.result.no_candidate});
+    }
+    PublishStep(batch, start, planned, ran);
+    scheduler_.Commit(sampled_, ran);
+    ReportChoices(ran);
+    metrics_.schedule_seconds->Observe(Seconds(planned - start + clock_.NowNs() - ran));
+  }
+  scheduler_.TakeFinished(finished_);
+  ReportFinished(clock_.NowNs());
+  PublishLoad();
+  SendFrames(clock_.NowNs() - last_beat_ns_ >= options_.beat_interval_ms * 1'000'000);
+}
+
+// What the step added to each choice: the output tokens that its client does not have yet.
+void Engine::ReportChoices(int64_t now_ns) {
+  for (StepOutcome::Choice& choice : outcome_.choices) {
+    Sequence& sequence = *choice.sequence;
+    if (sequence.num_output_tokens() == sequence.num_sent_tokens) continue;
+    const auto session = sessions_.find(sequence.request->session);
+    if (session == sessions_.end()) continue;
+    SequenceResult& result = NewResult(session->second, sequence);
+    for (; sequence.num_sent_tokens < sequence.num_output_tokens(); ++sequence.num_sent_tokens) {
+      result.token_ids.push_back(sequence.output()[sequence.num_sent_tokens]);
+    }
+    if (choice.result.has_logprobs) {
+      result.logprobs.push_back(std::move(choice.result.logprobs));
+    }
+    metrics_.vllm_generation_tokens->Increment();
+    if (choice.previous_token_ns == 0) {
+      metrics_.vllm_ttft->Observe(Seconds(now_ns - sequence.arrival_ns));
+    } else {
+      metrics_.vllm_itl->Observe(Seconds(now_ns - choice.previous_token_ns));
+    }
+  }
+}
+
+void Engine::ReportFinished(int64_t now_ns) {
+  for (const Finished& finished : finished_) {
+    const Sequence& sequence = *finished.sequence;
+    PublishFinished(finished, now_ns);
+    const auto session = sessions_.find(sequence.request->session);
+    if (session != sessions_.end()) {
+      SequenceResult& result = ResultFor(session->second, sequence);
+      result.finish_reason = finished.reason;
+      result.error = finished.status;
+      result.has_stop_token = finished.has_stop_token;
+      result.stop_token_id = finished.has_stop_token ? finished.stop_token_id : 0;
+    }
+    const auto scores = prompt_scores_.find(sequence.request.get());
+    if (scores != prompt_scores_.end() && --scores->second.choices_left == 0) {
+      prompt_scores_.erase(scores);
+    }
+  }
+  finished_.clear();
+}
+
+SequenceResult& Engine::NewResult(Session& session, const Sequence& sequence) {
+  SequenceResult& result =
+      session.frame.results.emplace_back(SequenceResult{.request_id = sequence.request->id,
+                                                        .attempt = sequence.request->attempt,
+                                                        .choice_index = sequence.choice_index,
+                                                        .first_index = sequence.num_sent_tokens,
+                                                        .cached_tokens = sequence.cached_tokens});
+  AddPromptScores(sequence, result);
+  return result;
+}
+
+// A step gives a sequence its last token before it ends it; both go into one result.
+SequenceResult& Engine::ResultFor(Session& session, const Sequence& sequence) {
+  for (SequenceResult& result : session.frame.results) {
+    if (result.choice_index == sequence.choice_index && result.request_id == sequence.request->id &&
+        result.attempt == sequence.request->attempt) {
+      return result;
+    }
+  }
+  return NewResult(session, sequence);
+}
+
+void Engine::AddPromptScores(const Sequence& sequence, SequenceResult& result) {
+  const int32_t replayed =
+      static_cast<int32_t>(sequence.request->token_ids.size()) - sequence.num_prompt_tokens;
+  if (sequence.num_sent_tokens != replayed) return;  // not its first result
+  const auto scores = prompt_scores_.find(sequence.request.get());
+  if (scores != prompt_scores_.end()) result.prompt_logprobs = scores->second.logprobs;
+}
+
+void Engine::PublishStep(const Batch& batch, int64_t start_ns, int64_t planned_ns, int64_t ran_ns) {
+  int32_t decodes = 0;
+  for (const BatchEntry& entry : batch.entries) {
+    decodes += entry.num_tokens == 1 && !entry.samplers.empty() ? 1 : 0;
+  }
+  metrics_.steps->Increment();
+  metrics_.decode_tokens->Increment(decodes);
+  metrics_.prefill_tokens->Increment(batch.num_tokens - decodes);
+  (decodes == batch.num_tokens ? metrics_.decode_step_seconds : metrics_.prefill_step_seconds)
+      ->Observe(Seconds(ran_ns - start_ns));
+  metrics_.vllm_iteration_tokens->Observe(batch.num_tokens);
+}
+
+void Engine::PublishLoad() {
+  const Scheduler::Load load = scheduler_.load();
+  metrics_.running->Set(load.running);
+  metrics_.waiting->Set(load.waiting);
+  metrics_.paused->Set(load.paused);
+  metrics_.waiting_tokens->Set(static_cast<double>(load.waiting_tokens));
+  metrics_.vllm_running->Set(load.running);
+  metrics_.vllm_waiting->Set(load.waiting);
+
+  const KvCache::Stats cache = cache_.stats();
+  metrics_.kv_blocks_used->Set(cache.used);
+  metrics_.kv_blocks_cached->Set(cache.evictable);
+  metrics_.kv_blocks_free->Set(cache.free);
+  metrics_.vllm_kv_usage->Set(static_cast<double>(cache.used) / std::max(1, cache.total));
+  metrics_.vllm_prefix_queries->Increment(
+      static_cast<double>(cache.queried_tokens - published_cache_.queried_tokens));
+  metrics_.vllm_prefix_hits->Increment(
+      static_cast<double>(cache.hit_tokens - published_cache_.hit_tokens));
+  metrics_.prefix_evictions->Increment(
+      static_cast<double>(cache.evictions - published_cache_.evictions));
+  published_cache_ = cache;
+
+  const Scheduler::Counters& counters = scheduler_.counters();
+  metrics_.vllm_preemptions->Increment(
+      static_cast<double>(counters.preemptions - published_.preemptions));
+  metrics_.vllm_prompt_tokens->Increment(
+      static_cast<double>(counters.prompt_tokens - published_.prompt_tokens));
+  published_ = counters;
+}
+
+void Engine::PublishFinished(const Finished& finished, int64_t now_ns) {
+  const Sequence& sequence = *finished.sequence;
+  switch (finished.reason) {
+    case FinishReason::kStop:
+      metrics_.vllm_success_stop->Increment();
+      break;
+    case FinishReason::kLength:
+      metrics_.vllm_success_length->Increment();
+      break;
+    case FinishReason::kError:
+      metrics_.vllm_success_error->Increment();
+      return;
+    default:
+      metrics_.vllm_success_abort->Increment();
+      return;
+  }
+  metrics_.vllm_e2e->Observe(Seconds(now_ns - sequence.arrival_ns));
+  metrics_.vllm_queue->Observe(Seconds(sequence.first_scheduled_ns - sequence.arrival_ns));
+  metrics_.vllm_prefill->Observe(Seconds(sequence.first_token_ns - sequence.first_scheduled_ns));
+  metrics_.vllm_decode->Observe(Seconds(sequence.last_token_ns - sequence.first_token_ns));
+  metrics_.vllm_inference->Observe(Seconds(sequence.last_token_ns - sequence.first_scheduled_ns));
+  const int32_t tokens = sequence.num_output_tokens();
+  if (tokens > 1) {
+    metrics_.vllm_tpot->Observe(Seconds(sequence.last_token_ns - sequence.first_token_ns) /
+                                (tokens - 1));
+  }
+  metrics_.vllm_request_prompt_tokens->Observe(sequence.num_prompt_tokens);
+  metrics_.vllm_request_generation_tokens->Observe(tokens);
+  metrics_.vllm_params_max_tokens->Observe(sequence.request->sampling.max_tokens);
+  metrics_.vllm_params_n->Observe(sequence.request->n);
+}
+
+void Engine::SendFrames(bool beat) {
+  KvEvents events;
+  cache_.TakeEvents(events);
+  const Scheduler::Load load = scheduler_.load();
+  const EngineLoad now{.running = load.running,
+                       .waiting = load.waiting,
+                       .waiting_tokens = load.waiting_tokens,
+                       .free_blocks = load.free_blocks,
+                       .total_blocks = load.total_blocks,
+                       .step = step_};
+  for (auto& [id, session] : sessions_) {
+    if (!beat && session.frame.results.empty() && events.empty() && !session.needs_index) continue;
+    session.frame.load = now;
+    if (session.needs_index) {
+      session.frame.kv_events.stored = cache_.Hashes();
+      session.frame.kv_reset = true;
+      session.needs_index = false;
+    } else {
+      session.frame.kv_events = events;
+    }
+    session.sink->OnFrame(std::exchange(session.frame, Frame{}));
+  }
+  if (beat) last_beat_ns_ = clock_.NowNs();
+}
+
+void Engine::Progress() {
+  const int64_t now = clock_.NowNs();
+  last_progress_ns_.store(now, std::memory_order_relaxed);
+  // Inside a long step: what it has to say comes at its end, but routers must see that it lives.
+  if (now - last_beat_ns_ < options_.beat_interval_ms * 1'000'000) return;
+  last_beat_ns_ = now;
+  const Scheduler::Load load = scheduler_.load();
+  for (auto& [id, session] : sessions_) {
+    session.sink->OnFrame({.load = {.running = load.running,
+                                    .waiting = load.waiting,
+                                    .waiting_tokens = load.waiting_tokens,
+                                    .free_blocks = load.free_blocks,
+                                    .total_blocks = load.total_blocks,
+                                    .step = step_}});
+  }
+}
+
+}  // namespace paceline::worker

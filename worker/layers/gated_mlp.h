@@ -1,0 +1,42 @@
+// The feed-forward block of Llama-like models: down(silu(gate(x)) * up(x)). Owned by its decoder
+// layer; engine thread only.
+#ifndef PACELINE_WORKER_LAYERS_GATED_MLP_H_
+#define PACELINE_WORKER_LAYERS_GATED_MLP_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "worker/layers/forward.h"
+#include "worker/layers/linear.h"
+
+namespace paceline::worker {
+
+struct GatedMlpScratch {
+  kernels::MutableMatrix gate_up;  // [m, 2 intermediate] f32
+  kernels::Activations& inner;     // input of the down projection
+};
+
+class GatedMlp {
+ public:
+  // Loads <prefix>.ffn_gate, ffn_up and ffn_down.
+  static absl::StatusOr<GatedMlp> Load(WeightLoader& loader,
+                                       const std::string& prefix,
+                                       kernels::ComputeType compute);
+
+  kernels::ActivationForm input_form() const { return gate_up_.form(); }
+  kernels::ActivationForm inner_form() const { return down_.form(); }
+
+  // hidden += mlp(x).
+  absl::Status Forward(const ForwardContext& context,
+                       const kernels::Activations& x,  // [m, hidden], normalised
+                       const GatedMlpScratch& scratch,
+                       const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
+
+ private:
+  Linear gate_up_;
+  Linear down_;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_LAYERS_GATED_MLP_H_

@@ -1,0 +1,73 @@
+#include "worker/layers/linear.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/support/status_macros.h"
+
+namespace paceline::worker {
+
+absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
+                                    absl::Span<const std::string> names,
+                                    kernels::ComputeType compute) {
+  Linear linear;
+  // Adjacent tensors of one type are packed as one matrix, so that they cost one pass.
+  for (size_t i = 0; i < names.size();) {
+    std::vector<std::string> run = {absl::StrCat(names[i], ".weight")};
+    for (++i; i < names.size(); ++i) {
+      std::string next = absl::StrCat(names[i], ".weight");
+      if (loader.Has(run[0]) && loader.Has(next) && loader.Format(run[0]) != loader.Format(next)) {
+        break;
+      }
+      run.push_back(std::move(next));
+    }
+    ASSIGN_OR_RETURN(kernels::PackedMatrix part, loader.Matrix(run));
+    if (!linear.parts_.empty() && part.k() != linear.k_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("gguf: tensor '", run[0], "' has another width than its neighbours"));
+    }
+    linear.k_ = part.k();
+    linear.n_ += part.n();
+    linear.parts_.push_back(std::move(part));
+  }
+  // Every part reads the same input: int8 only when all can.
+  linear.form_ = kernels::ActivationForm::kInt8;
+  for (const kernels::PackedMatrix& part : linear.parts_) {
+    if (kernels::ActivationFormFor(part.format(), compute) == kernels::ActivationForm::kFloat32) {
+      linear.form_ = kernels::ActivationForm::kFloat32;
+    }
+  }
+  int64_t row = 0;
+  for (const std::string& name : names) {
+    const std::string bias_name = absl::StrCat(name, ".bias");
+    ASSIGN_OR_RETURN(const int64_t rows, loader.Rows(absl::StrCat(name, ".weight")));
+    if (loader.Has(bias_name)) {
+      ASSIGN_OR_RETURN(const std::vector<float> bias, loader.Vector(bias_name));
+      if (static_cast<int64_t>(bias.size()) != rows) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("gguf: tensor '", bias_name, "' has another size than its weight"));
+      }
+      linear.bias_.resize(linear.n_, 0.0F);
+      std::copy(bias.begin(), bias.end(), linear.bias_.begin() + row);
+    }
+    row += rows;
+  }
+  return linear;
+}
+
+absl::Status Linear::Forward(const ForwardContext& context,
+                             const kernels::Activations& x,
+                             bool accumulate,
+                             const kernels::MutableMatrix& y) const {
+  int64_t first = 0;
+  for (const kernels::PackedMatrix& part : parts_) {
+    const kernels::Epilogue epilogue{.bias = bias_.empty() ? nullptr : bias_.data() + first,
+                                     .accumulate = accumulate};
+    RETURN_IF_ERROR(kernels::Matmul(context.pool, x, part, epilogue, y.Columns(first, part.n())));
+    first += part.n();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace paceline::worker

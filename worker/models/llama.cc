@@ -1,0 +1,215 @@
+#include "worker/models/llama.h"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/embedding/embed.h"
+#include "kernels/norm/rms_norm.h"
+#include "proto/support/status_macros.h"
+#include "worker/layers/attention.h"
+#include "worker/layers/gated_mlp.h"
+#include "worker/layers/linear.h"
+
+namespace paceline::worker {
+namespace {
+
+struct DecoderLayer {
+  std::vector<float> attention_norm;  // [hidden]
+  Attention attention;
+  std::vector<float> mlp_norm;  // [hidden]
+  GatedMlp mlp;
+};
+
+// Rows of float32 that the layers of one pass share.
+class FloatRows {
+ public:
+  absl::Status Allocate(int64_t rows, int64_t cols) {
+    cols_ = cols;
+    ASSIGN_OR_RETURN(buffer_, kernels::AlignedBuffer::Allocate(rows * cols * sizeof(float)));
+    return absl::OkStatus();
+  }
+  kernels::MutableMatrix view(int64_t rows) const {
+    return kernels::MutableMatrix(reinterpret_cast<float*>(buffer_.data()), rows, cols_);
+  }
+
+ private:
+  int64_t cols_ = 0;
+  kernels::AlignedBuffer buffer_;
+};
+
+class Llama final : public CausalLm {
+ public:
+  static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const model::GgufFile& file,
+                                                        const model::ModelConfig& config,
+                                                        const ModelOptions& options,
+                                                        WeightLoader& loader) {
+    RETURN_IF_ERROR(model::ValidateLlamaTensors(config, file));
+    auto llama = std::unique_ptr<Llama>(new Llama(config, options));
+    RETURN_IF_ERROR(llama->LoadWeights(loader));
+    RETURN_IF_ERROR(llama->AllocateScratch());
+    return llama;
+  }
+
+  absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
+  absl::Status ComputeLogits(const ForwardContext& context,
+                             absl::Span<const int32_t> rows,
+                             const kernels::MutableMatrix& logits) override;
+
+  int32_t vocab_size() const override { return config_.vocab_size; }
+  kernels::KvLayout kv_layout() const override {
+    return {.num_layers = config_.num_layers,
+            .num_kv_heads = config_.num_kv_heads,
+            .head_dim = config_.head_dim};
+  }
+  int64_t weight_bytes() const override { return weight_bytes_; }
+
+ private:
+  Llama(const model::ModelConfig& config, const ModelOptions& options)
+      : config_(config), options_(options) {}
+
+  absl::Status LoadWeights(WeightLoader& loader);
+  absl::Status LoadRope(WeightLoader& loader);
+  absl::Status AllocateScratch();
+  // The buffer of the given form: layers whose formats want different ones do not share.
+  kernels::Activations& NormBuffer(kernels::ActivationForm form) {
+    return form == kernels::ActivationForm::kInt8 ? norm_int8_ : norm_float_;
+  }
+  kernels::Activations& InnerBuffer(kernels::ActivationForm form) {
+    return form == kernels::ActivationForm::kInt8 ? inner_int8_ : inner_float_;
+  }
+
+  const model::ModelConfig config_;
+  const ModelOptions options_;
+  int64_t weight_bytes_ = 0;
+
+  std::optional<Linear> embedding_;  // only when the head is a tensor of its own
+  std::optional<Linear> head_;
+  std::vector<float> output_norm_;  // [hidden]
+  kernels::RopeTable rope_;
+  std::vector<DecoderLayer> layers_;
+
+  // Shared by all layers, [max_batch_tokens, …].
+  FloatRows hidden_;
+  FloatRows qkv_;
+  FloatRows attention_output_;
+  FloatRows gate_up_;
+  FloatRows gathered_;  // rows whose logits are asked for
+  kernels::Activations norm_int8_{kernels::ActivationForm::kInt8};
+  kernels::Activations norm_float_{kernels::ActivationForm::kFloat32};
+  kernels::Activations inner_int8_{kernels::ActivationForm::kInt8};
+  kernels::Activations inner_float_{kernels::ActivationForm::kFloat32};
+};
+
+absl::Status Llama::LoadWeights(WeightLoader& loader) {
+  RETURN_IF_ERROR(LoadRope(loader));
+  // The head is the embedding table unless the file brings one of its own.
+  if (config_.tied_embeddings) {
+    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"token_embd"}, options_.compute));
+  } else {
+    ASSIGN_OR_RETURN(embedding_, Linear::Load(loader, {"token_embd"}, options_.compute));
+    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"output"}, options_.compute));
+  }
+  ASSIGN_OR_RETURN(output_norm_, loader.Vector("output_norm.weight"));
+  const AttentionSizes sizes{.num_heads = config_.num_heads,
+                             .num_kv_heads = config_.num_kv_heads,
+                             .head_dim = config_.head_dim,
+                             .rope_style = kernels::RopeStyle::kInterleaved};
+  layers_.reserve(config_.num_layers);
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    const std::string prefix = absl::StrCat("blk.", i);
+    DecoderLayer& layer = layers_.emplace_back();
+    ASSIGN_OR_RETURN(layer.attention_norm,
+                     loader.Vector(absl::StrCat(prefix, ".attn_norm.weight")));
+    ASSIGN_OR_RETURN(layer.attention,
+                     Attention::Load(loader, prefix, sizes, &rope_, options_.compute));
+    ASSIGN_OR_RETURN(layer.mlp_norm, loader.Vector(absl::StrCat(prefix, ".ffn_norm.weight")));
+    ASSIGN_OR_RETURN(layer.mlp, GatedMlp::Load(loader, prefix, options_.compute));
+  }
+  weight_bytes_ = loader.packed_bytes();
+  return absl::OkStatus();
+}
+
+absl::Status Llama::LoadRope(WeightLoader& loader) {
+  std::vector<float> factors;
+  if (loader.Has("rope_freqs.weight")) {
+    ASSIGN_OR_RETURN(factors, loader.Vector("rope_freqs.weight"));
+  }
+  ASSIGN_OR_RETURN(rope_,
+                   kernels::RopeTable::Create({.rotary_dim = config_.rope_dim,
+                                               .max_positions = options_.max_positions,
+                                               .theta = config_.rope_theta,
+                                               .position_scale = 1.0 / config_.rope_scaling_factor,
+                                               .frequency_factors = factors}));
+  return absl::OkStatus();
+}
+
+absl::Status Llama::AllocateScratch() {
+  const int64_t rows = options_.max_batch_tokens;
+  const int64_t q_size = int64_t{config_.num_heads} * config_.head_dim;
+  const int64_t kv_size = int64_t{config_.num_kv_heads} * config_.head_dim;
+  RETURN_IF_ERROR(hidden_.Allocate(rows, config_.hidden_size));
+  RETURN_IF_ERROR(qkv_.Allocate(rows, q_size + 2 * kv_size));
+  RETURN_IF_ERROR(attention_output_.Allocate(rows, q_size));
+  RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * int64_t{config_.intermediate_size}));
+  return gathered_.Allocate(rows, config_.hidden_size);
+}
+
+absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& input) {
+  const int64_t m = static_cast<int64_t>(input.token_ids.size());
+  if (m > options_.max_batch_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "forward: ", m, " rows exceed the ", options_.max_batch_tokens, " that were reserved"));
+  }
+  const kernels::MutableMatrix hidden = hidden_.view(m);
+  const Linear& table = embedding_.has_value() ? *embedding_ : *head_;
+  RETURN_IF_ERROR(kernels::Embed(context.pool, table.matrix(), input.token_ids, hidden));
+
+  for (int32_t i = 0; i < config_.num_layers; ++i) {
+    const DecoderLayer& layer = layers_[i];
+    kernels::Activations& attention_input = NormBuffer(layer.attention.input_form());
+    RETURN_IF_ERROR(kernels::RmsNorm(
+        context.pool, hidden, layer.attention_norm, config_.rms_norm_eps, attention_input));
+    const AttentionScratch attention_scratch{
+        .qkv = qkv_.view(m),
+        .output = attention_output_.view(m),
+        .projected = InnerBuffer(layer.attention.projected_form())};
+    RETURN_IF_ERROR(
+        layer.attention.Forward(context, input, i, attention_input, attention_scratch, hidden));
+
+    kernels::Activations& mlp_input = NormBuffer(layer.mlp.input_form());
+    RETURN_IF_ERROR(
+        kernels::RmsNorm(context.pool, hidden, layer.mlp_norm, config_.rms_norm_eps, mlp_input));
+    const GatedMlpScratch mlp_scratch{.gate_up = gate_up_.view(m),
+                                      .inner = InnerBuffer(layer.mlp.inner_form())};
+    RETURN_IF_ERROR(layer.mlp.Forward(context, mlp_input, mlp_scratch, hidden));
+    input.on_layer();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Llama::ComputeLogits(const ForwardContext& context,
+                                  absl::Span<const int32_t> rows,
+                                  const kernels::MutableMatrix& logits) {
+  const kernels::MutableMatrix gathered = gathered_.view(static_cast<int64_t>(rows.size()));
+  RETURN_IF_ERROR(
+      kernels::GatherRows(context.pool, hidden_.view(options_.max_batch_tokens), rows, gathered));
+  kernels::Activations& head_input = NormBuffer(head_->form());
+  RETURN_IF_ERROR(
+      kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
+  return head_->Forward(context, head_input, /*accumulate=*/false, logits);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadLlama(const model::GgufFile& file,
+                                                    const model::ModelConfig& config,
+                                                    const ModelOptions& options,
+                                                    WeightLoader& loader) {
+  return Llama::Load(file, config, options, loader);
+}
+
+}  // namespace paceline::worker

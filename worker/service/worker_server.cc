@@ -1,0 +1,196 @@
+#include "worker/service/worker_server.h"
+
+#include <deque>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "grpcpp/grpcpp.h"
+#include "proto/paceline/v1/worker.grpc.pb.h"
+#include "proto/support/log.h"
+#include "proto/support/status_grpc.h"
+
+namespace paceline::worker {
+namespace {
+
+constexpr int kMaxMessageBytes = 16 << 20;
+// A router that reads so slowly that this much piles up is cut off; it reconnects and replays.
+constexpr size_t kMaxOutboxBytes = 64 << 20;
+
+// One Attach stream. gRPC owns it (it deletes itself in OnDone); the engine reaches it only through
+// the Outbox, which outlives it.
+class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage> {
+ public:
+  AttachStream(Engine& engine, const Identity& identity, const Clock& clock)
+      : outbox_(std::make_shared<Outbox>()) {
+    outbox_->stream = this;
+    session_ = AttachSession::Create(
+        engine,
+        identity,
+        clock,
+        {.send = [outbox = outbox_](v1::WorkerMessage m) { Send(*outbox, std::move(m)); },
+         .expired =
+             [outbox = outbox_] {
+               End(*outbox, grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "lease expired"));
+             }});
+    StartRead(&incoming_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {  // the router half-closed or is gone
+      End(*outbox_, grpc::Status::OK);
+      return;
+    }
+    if (absl::Status status = session_->OnMessage(incoming_); !status.ok()) {
+      spdlog::warn("attach stream refused: {}", std::string(status.message()));
+      End(*outbox_, ToGrpcStatus(status));
+      return;
+    }
+    StartRead(&incoming_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    const std::lock_guard lock(outbox_->mutex);
+    outbox_->queued_bytes -= outbox_->in_flight.ByteSizeLong();
+    outbox_->writing = false;
+    if (ok) WriteNext(*outbox_);
+  }
+
+  void OnCancel() override {
+    End(*outbox_, grpc::Status(grpc::StatusCode::CANCELLED, "stream cancelled"));
+  }
+
+  void OnDone() override {
+    {
+      const std::lock_guard lock(outbox_->mutex);
+      outbox_->stream = nullptr;
+    }
+    session_->Close();
+    delete this;
+  }
+
+ private:
+  struct Outbox {
+    std::mutex mutex;                // guards everything below
+    AttachStream* stream = nullptr;  // null: the stream is gone
+    std::deque<v1::WorkerMessage> queue;
+    size_t queued_bytes = 0;
+    v1::WorkerMessage in_flight;
+    bool writing = false;
+    bool ended = false;
+  };
+
+  static void Send(Outbox& outbox, v1::WorkerMessage message) {
+    const std::lock_guard lock(outbox.mutex);
+    if (outbox.stream == nullptr || outbox.ended) return;
+    outbox.queued_bytes += message.ByteSizeLong();
+    outbox.queue.push_back(std::move(message));
+    if (outbox.queued_bytes > kMaxOutboxBytes) {
+      outbox.ended = true;
+      outbox.stream->Finish(
+          grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the router does not read"));
+      return;
+    }
+    if (!outbox.writing) WriteNext(outbox);
+  }
+
+  // REQUIRES: outbox.mutex is held.
+  static void WriteNext(Outbox& outbox) {
+    if (outbox.queue.empty() || outbox.ended || outbox.stream == nullptr) return;
+    outbox.in_flight = std::move(outbox.queue.front());
+    outbox.queue.pop_front();
+    outbox.writing = true;
+    outbox.stream->StartWrite(&outbox.in_flight);
+  }
+
+  static void End(Outbox& outbox, const grpc::Status& status) {
+    const std::lock_guard lock(outbox.mutex);
+    if (outbox.stream == nullptr || outbox.ended) return;
+    outbox.ended = true;
+    outbox.stream->Finish(status);
+  }
+
+  std::shared_ptr<Outbox> outbox_;
+  std::shared_ptr<AttachSession> session_;
+  v1::RouterMessage incoming_;
+};
+
+}  // namespace
+
+class WorkerServer::Service final : public v1::Worker::CallbackService {
+ public:
+  Service(Engine& engine,
+          const Identity& identity,
+          const v1::TokenizerBundle& tokenizer,
+          const Clock& clock)
+      : engine_(engine), identity_(identity), tokenizer_(tokenizer), clock_(clock) {}
+
+  grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage>* Attach(
+      grpc::CallbackServerContext*) override {
+    return new AttachStream(engine_, identity_, clock_);
+  }
+
+  grpc::ServerUnaryReactor* GetTokenizer(grpc::CallbackServerContext* context,
+                                         const v1::GetTokenizerRequest* request,
+                                         v1::TokenizerBundle* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (request->digest() != tokenizer_.digest()) {
+      reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "no tokenizer of that digest"));
+      return reactor;
+    }
+    *response = tokenizer_;
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+ private:
+  Engine& engine_;
+  const Identity& identity_;
+  const v1::TokenizerBundle& tokenizer_;
+  const Clock& clock_;
+};
+
+struct WorkerServer::Server {
+  std::unique_ptr<grpc::Server> grpc;
+};
+
+WorkerServer::WorkerServer() = default;
+
+absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
+    const Options& options,
+    Engine& engine,
+    const Identity& identity,
+    const v1::TokenizerBundle& tokenizer,
+    const Clock& clock) {
+  auto server = std::unique_ptr<WorkerServer>(new WorkerServer());
+  server->service_ = std::make_unique<Service>(engine, identity, tokenizer, clock);
+  const std::string address = absl::StrCat(options.host, ":", options.port);
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &server->port_);
+  builder.RegisterService(server->service_.get());
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  // A port that another process holds must be an error, not shared with it.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Routers ping to notice silent partitions.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 500);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  server->server_ = std::make_unique<Server>();
+  server->server_->grpc = builder.BuildAndStart();
+  if (server->server_->grpc == nullptr || server->port_ == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ",
+                     address,
+                     " (worker plane): is the port in use, or the address wrong?"));
+  }
+  return server;
+}
+
+WorkerServer::~WorkerServer() {
+  if (server_ != nullptr && server_->grpc != nullptr) {
+    server_->grpc->Shutdown(std::chrono::system_clock::now());
+    server_->grpc->Wait();
+  }
+}
+
+}  // namespace paceline::worker

@@ -1,0 +1,91 @@
+#include "worker/weights/weight_loader.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/support/log.h"
+#include "proto/support/status_macros.h"
+
+namespace paceline::worker {
+namespace {
+
+// The kernels' name for a file's tensor type. A new type is a row here, in the model's table and in
+// the kernels.
+kernels::WeightFormat ToWeightFormat(model::TensorType type) {
+  switch (type) {
+    case model::TensorType::kF32:
+      return kernels::WeightFormat::kF32;
+    case model::TensorType::kF16:
+      return kernels::WeightFormat::kF16;
+    case model::TensorType::kBF16:
+      return kernels::WeightFormat::kBF16;
+    case model::TensorType::kQ8_0:
+      return kernels::WeightFormat::kQ8_0;
+    case model::TensorType::kQ4_0:
+      return kernels::WeightFormat::kQ4_0;
+    case model::TensorType::kQ4_1:
+      return kernels::WeightFormat::kQ4_1;
+  }
+  PACELINE_CHECK(false, "tensor type without a weight format");
+}
+
+}  // namespace
+
+absl::StatusOr<const model::TensorInfo*> WeightLoader::Find(const std::string& name) const {
+  const model::TensorInfo* tensor = file_.FindTensor(name);
+  if (tensor == nullptr) {
+    return absl::NotFoundError(absl::StrCat("gguf: tensor '", name, "' is missing"));
+  }
+  return tensor;
+}
+
+kernels::WeightFormat WeightLoader::Format(const std::string& name) const {
+  return ToWeightFormat(file_.FindTensor(name)->type);
+}
+
+absl::StatusOr<int64_t> WeightLoader::Rows(const std::string& name) const {
+  ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
+  return tensor->shape.size() < 2 ? int64_t{1} : tensor->shape[1];
+}
+
+absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const std::string> names) {
+  std::vector<kernels::MatrixSource> sources;
+  int64_t k = 0;
+  int64_t bytes = 0;
+  model::TensorType type{};
+  for (const std::string& name : names) {
+    ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
+    if (tensor->shape.size() != 2 || (k != 0 && tensor->shape[0] != k)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("gguf: tensor '", name, "' is not a matrix of the expected width"));
+    }
+    if (!sources.empty() && tensor->type != type) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("gguf: tensor '", name, "' differs in type from the one it is packed with"));
+    }
+    k = tensor->shape[0];
+    type = tensor->type;
+    bytes += tensor->num_bytes;
+    sources.push_back({.data = tensor->data, .num_rows = tensor->shape[1]});
+  }
+  ASSIGN_OR_RETURN(kernels::PackedMatrix packed,
+                   kernels::PackRows(pool_, ToWeightFormat(type), sources, k));
+  Loaded(bytes);
+  packed_bytes_ += packed.bytes();
+  return packed;
+}
+
+absl::StatusOr<std::vector<float>> WeightLoader::Vector(const std::string& name) {
+  ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
+  std::vector<float> values(tensor->num_elements);
+  model::Dequantize(tensor->type, tensor->data, tensor->num_elements, values.data());
+  Loaded(tensor->num_bytes);
+  return values;
+}
+
+void WeightLoader::Loaded(int64_t bytes) {
+  loaded_bytes_ += bytes;
+  if (progress_) progress_(loaded_bytes_, file_.file_bytes());
+}
+
+}  // namespace paceline::worker

@@ -1,0 +1,57 @@
+// Turns a model file's tensors into the packed form that the kernels stream. Used once at start, on
+// the engine's thread; what it returns is owned by the layers.
+#ifndef PACELINE_WORKER_WEIGHTS_WEIGHT_LOADER_H_
+#define PACELINE_WORKER_WEIGHTS_WEIGHT_LOADER_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/gemm/packed_matrix.h"
+#include "model/gguf/gguf_file.h"
+
+namespace paceline::worker {
+
+class WeightLoader {
+ public:
+  // Called after each tensor with the bytes loaded so far and in all.
+  using Progress = std::function<void(int64_t loaded_bytes, int64_t total_bytes)>;
+
+  WeightLoader(const model::GgufFile& file, kernels::ThreadPool& pool, Progress progress)
+      : file_(file), pool_(pool), progress_(std::move(progress)) {}
+
+  // One or more [n_i, k] tensors with the same k and type, their rows packed as one matrix in
+  // order. NotFound names a missing tensor.
+  absl::StatusOr<kernels::PackedMatrix> Matrix(absl::Span<const std::string> names);
+
+  // A tensor as float32. NotFound names a missing tensor.
+  absl::StatusOr<std::vector<float>> Vector(const std::string& name);
+
+  // Rows of a matrix: its slowest-varying size. NotFound names a missing tensor.
+  absl::StatusOr<int64_t> Rows(const std::string& name) const;
+  // Bytes of all matrices packed so far.
+  int64_t packed_bytes() const { return packed_bytes_; }
+
+  bool Has(const std::string& name) const { return file_.FindTensor(name) != nullptr; }
+  // REQUIRES: Has(name).
+  kernels::WeightFormat Format(const std::string& name) const;
+
+ private:
+  absl::StatusOr<const model::TensorInfo*> Find(const std::string& name) const;
+  void Loaded(int64_t bytes);
+
+  const model::GgufFile& file_;
+  kernels::ThreadPool& pool_;
+  Progress progress_;
+  int64_t loaded_bytes_ = 0;
+  int64_t packed_bytes_ = 0;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_WEIGHTS_WEIGHT_LOADER_H_
