@@ -15,7 +15,7 @@ class SchedulerPropertyTest : public testing::TestWithParam<int> {};
 
 TEST_P(SchedulerPropertyTest, KeepsItsInvariantsUnderRandomOperations) {
   RandomOpsReport total;
-  for (int seed = 0; seed < 500; ++seed) {
+  for (int seed = 0; seed < 300; ++seed) {
     std::mt19937 random(GetParam() * 1000 + seed);
     std::vector<uint8_t> bytes(200 + random() % 800);
     for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());

@@ -136,6 +136,8 @@ const Batch& SchedulerWorld::Plan() {
 void SchedulerWorld::CheckProgress(const Batch& batch) const {
   const Live* head = nullptr;
   for (const auto& [key, live] : live_) {
+    const int64_t deadline_ns = live.request->deadline_ns;
+    PACELINE_CHECK(deadline_ns == 0 || deadline_ns > clock_.NowNs(), "outlives its deadline");
     if (live.paused || live.choices.empty()) continue;
     const auto order = std::tuple(live.request->priority, live.number);
     if (head == nullptr || order < std::tuple(head->request->priority, head->number)) head = &live;
@@ -253,6 +255,9 @@ void SchedulerWorld::Collect() {
     result.stop_token_id = finished.stop_token_id;
     result.step = num_steps_;
 
+    PACELINE_CHECK(finished.reason != FinishReason::kDeadline ||
+                       (request.deadline_ns != 0 && request.deadline_ns <= clock_.NowNs()),
+                   "expired early");
     const Result expected = Expected(request, s.choice_index);
     if (finished.reason == FinishReason::kCancelled || finished.reason == FinishReason::kDeadline) {
       PACELINE_CHECK(
