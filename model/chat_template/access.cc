@@ -93,6 +93,13 @@ Value Attribute(Context& context, const Value& object, std::string_view name, bo
         return *v;
       }
       break;
+    case Kind::kCallable: {
+      const auto& callable = static_cast<const CallableObject&>(*object.object());
+      if (callable.macro != nullptr && name == "name") {
+        return context.heap().Str(std::string(callable.name));
+      }
+      break;
+    }
     case Kind::kLoop:
       method = FindLoopMethod(name);
       if (method == nullptr) return LoopAttribute(context, object, name);

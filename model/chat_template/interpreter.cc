@@ -213,13 +213,10 @@ absl::Status Interpreter::RunLoop(const Stmt& stmt,
   inner->parent = scope;
   ++context_.depth;
   absl::Status status;
-  if (items.empty()) {
-    status = Execute(stmt.else_body, inner.get(), &flow);
-    --context_.depth;
-    return status;
-  }
+  // As in jinja2, `else` runs unless some iteration reached the end of the body.
+  bool completed = false;
   std::shared_ptr<LoopObject> loop;
-  if (stmt.uses_loop) {
+  if (stmt.uses_loop && !items.empty()) {
     loop = std::make_shared<LoopObject>();
     loop->all = items;
     loop->depth0 = depth0;
@@ -245,13 +242,20 @@ absl::Status Interpreter::RunLoop(const Stmt& stmt,
     }
     status = Assign(stmt.target, std::move(items[i]), inner.get());
     if (status.ok()) status = Execute(stmt.body, inner.get(), &flow);
+    completed = completed || flow == Flow::kNormal;
     if (!status.ok() || flow == Flow::kBreak) break;
     flow = Flow::kNormal;
   }
-  --context_.depth;
   if (!inner->kept) inner->variables.clear();
   // One that something still refers to may become part of a cycle.
   if (loop != nullptr && loop.use_count() > 1) context_.heap().Keep(loop);
+  if (status.ok() && !completed) {
+    const auto other = std::make_shared<Scope>();
+    other->parent = scope;
+    flow = Flow::kNormal;
+    status = Execute(stmt.else_body, other.get(), &flow);
+  }
+  --context_.depth;
   return status;
 }
 

@@ -143,6 +143,10 @@ class Lexer {
   }
 
   absl::Status Comment(size_t inside) {
+    if (inside == source_.size()) {  // jinja2 lets this one go
+      Advance(inside);
+      return absl::OkStatus();
+    }
     const size_t close = source_.find("#}", inside);
     if (close == std::string::npos) return SyntaxError(line_, "Missing end of comment tag");
     AfterBlock(close + 2, close > inside && source_[close - 1] == '-');
