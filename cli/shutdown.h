@@ -14,8 +14,8 @@ void BlockShutdownSignals();
 // The next of those signals, or nullopt when `timeout` passes without one.
 std::optional<int> WaitForSignal(std::chrono::milliseconds timeout);
 
-// From now on another SIGINT or SIGTERM ends the process at once, with status 130: whoever asks twice
-// does not want to wait for streams to drain.
+// From now on another SIGINT or SIGTERM ends the process at once, with status 130: whoever asks
+// twice does not want to wait for streams to drain.
 void ForceExitOnNextSignal();
 
 // Ends this process with SIGKILL when its parent dies. For children of `serve`.

@@ -50,7 +50,8 @@ class EngineHarness::Sink final : public FrameSink {
       answer.next_index = result.first_index + static_cast<int32_t>(result.token_ids.size());
       answer.token_ids.insert(
           answer.token_ids.end(), result.token_ids.begin(), result.token_ids.end());
-      for (TokenLogprobs& logprobs : result.logprobs) answer.logprobs.push_back(std::move(logprobs));
+      for (TokenLogprobs& logprobs : result.logprobs)
+        answer.logprobs.push_back(std::move(logprobs));
       if (!result.prompt_logprobs.empty()) {
         answer.prompt_logprobs = std::move(result.prompt_logprobs);
       }
@@ -78,31 +79,31 @@ EngineHarness::EngineHarness(const Options& options)
   PACELINE_CHECK(file.ok(), "tiny model does not open");
   auto config = model::ModelConfigFromGguf(**file);
   PACELINE_CHECK(config.ok(), "tiny model has no configuration");
-  auto runner = ModelRunner::Create(
-      **file,
-      *config,
-      {.compute = options.compute,
-       .num_threads = options.num_threads,
-       .pin_threads = false,
-       .max_batch_tokens = options.max_num_batched_tokens,
-       .max_model_len = config->max_context,
-       .kv_cache_bytes =
-           options.num_blocks * ModelRunner::KvBytesPerBlock(*config, options.compute),
-       .eos_token_ids = {model::kTinyImEnd},
-       .progress = nullptr});
+  auto runner =
+      ModelRunner::Create(**file,
+                          *config,
+                          {.compute = options.compute,
+                           .num_threads = options.num_threads,
+                           .pin_threads = false,
+                           .max_batch_tokens = options.max_num_batched_tokens,
+                           .max_model_len = config->max_context,
+                           .kv_cache_bytes = options.num_blocks *
+                                             ModelRunner::KvBytesPerBlock(*config, options.compute),
+                           .eos_token_ids = {model::kTinyImEnd},
+                           .progress = nullptr});
   PACELINE_CHECK(runner.ok(), std::string(runner.status().message()));
-  auto engine = Engine::Create(
-      {.scheduler = {.max_num_seqs = options.max_num_seqs,
-                     .max_num_batched_tokens = options.max_num_batched_tokens,
-                     .max_model_len = config->max_context,
-                     .vocab_size = config->vocab_size,
-                     .eos_token_ids = {model::kTinyImEnd},
-                     .prefix_caching = options.prefix_caching},
-       .model_digest = "tiny",
-       .beat_interval_ms = 20},
-      *std::move(runner),
-      metrics_,
-      SteadyClock::Get());
+  auto engine =
+      Engine::Create({.scheduler = {.max_num_seqs = options.max_num_seqs,
+                                    .max_num_batched_tokens = options.max_num_batched_tokens,
+                                    .max_model_len = config->max_context,
+                                    .vocab_size = config->vocab_size,
+                                    .eos_token_ids = {model::kTinyImEnd},
+                                    .prefix_caching = options.prefix_caching},
+                      .model_digest = "tiny",
+                      .beat_interval_ms = 20},
+                     *std::move(runner),
+                     metrics_,
+                     SteadyClock::Get());
   PACELINE_CHECK(engine.ok(), std::string(engine.status().message()));
   engine_ = *std::move(engine);
   session_ = engine_->Attach(sink_);
@@ -110,7 +111,9 @@ EngineHarness::EngineHarness(const Options& options)
 
 EngineHarness::~EngineHarness() = default;
 
-Request EngineHarness::MakeRequest(std::string id, std::vector<int32_t> prompt, int32_t max_tokens) {
+Request EngineHarness::MakeRequest(std::string id,
+                                   std::vector<int32_t> prompt,
+                                   int32_t max_tokens) {
   Request request;
   request.id = std::move(id);
   request.num_prompt_tokens = static_cast<int32_t>(prompt.size());

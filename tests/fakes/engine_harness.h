@@ -27,11 +27,11 @@ struct Answer {
   FinishReason finish_reason = FinishReason::kNone;
   absl::Status error;
   int32_t cached_tokens = 0;
-  int32_t next_index = 0;   // of the next token: frames must be gapless
+  int32_t next_index = 0;  // of the next token: frames must be gapless
   bool has_stop_token = false;
   int32_t stop_token_id = 0;
-  bool gap = false;         // a frame came out of order
-  bool after_end = false;   // or after the end
+  bool gap = false;        // a frame came out of order
+  bool after_end = false;  // or after the end
 };
 
 // Bit for bit the same tokens, log-probabilities and end.

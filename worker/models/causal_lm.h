@@ -23,7 +23,8 @@ class CausalLm {
   // invariant of the caller (shapes, ids), never a property of the request.
   virtual absl::Status Forward(const ForwardContext& context, const ForwardInput& input) = 0;
 
-  // logits[i] = head(norm(hidden[rows[i]])) for rows of the last Forward.
+  // logits[i] = head(norm(hidden[rows[i]])) for rows of the last Forward, at most max_logit_rows
+  // (as given to the factory).
   virtual absl::Status ComputeLogits(
       const ForwardContext& context,
       absl::Span<const int32_t> rows,

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/embedding/embed.h"
+#include "kernels/gemm/two_term.h"
 #include "kernels/norm/rms_norm.h"
 #include "proto/support/status_macros.h"
 #include "worker/layers/attention.h"
@@ -97,7 +98,8 @@ class Llama final : public CausalLm {
   FloatRows qkv_;
   FloatRows attention_output_;
   FloatRows gate_up_;
-  FloatRows gathered_;  // rows whose logits are asked for
+  FloatRows gathered_;      // rows whose logits are asked for
+  FloatRows head_scratch_;  // [2 max_logit_rows, vocab]
   kernels::Activations norm_int8_{kernels::ActivationForm::kInt8};
   kernels::Activations norm_float_{kernels::ActivationForm::kFloat32};
   kernels::Activations inner_int8_{kernels::ActivationForm::kInt8};
@@ -155,7 +157,12 @@ absl::Status Llama::AllocateScratch() {
   RETURN_IF_ERROR(qkv_.Allocate(rows, q_size + 2 * kv_size));
   RETURN_IF_ERROR(attention_output_.Allocate(rows, q_size));
   RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * int64_t{config_.intermediate_size}));
-  return gathered_.Allocate(rows, config_.hidden_size);
+  RETURN_IF_ERROR(gathered_.Allocate(options_.max_logit_rows, config_.hidden_size));
+  if (head_->form() == kernels::ActivationForm::kInt8) {
+    RETURN_IF_ERROR(
+        head_scratch_.Allocate(2 * int64_t{options_.max_logit_rows}, config_.vocab_size));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& input) {
@@ -194,13 +201,27 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
 absl::Status Llama::ComputeLogits(const ForwardContext& context,
                                   absl::Span<const int32_t> rows,
                                   const kernels::MutableMatrix& logits) {
-  const kernels::MutableMatrix gathered = gathered_.view(static_cast<int64_t>(rows.size()));
+  const int64_t m = static_cast<int64_t>(rows.size());
+  if (m > options_.max_logit_rows) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "logits: ", m, " rows exceed the ", options_.max_logit_rows, " that were reserved"));
+  }
+  const kernels::MutableMatrix gathered = gathered_.view(m);
   RETURN_IF_ERROR(
       kernels::GatherRows(context.pool, hidden_.view(options_.max_batch_tokens), rows, gathered));
   kernels::Activations& head_input = NormBuffer(head_->form());
+  if (head_->form() == kernels::ActivationForm::kFloat32) {
+    RETURN_IF_ERROR(
+        kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
+    return head_->Forward(context, head_input, /*accumulate=*/false, logits);
+  }
+  // The head's input is worth two terms: it costs next to nothing, and rounding it to one is a
+  // sixth of the whole int8 path's error (docs/decisions/0006-two-term-head.md).
   RETURN_IF_ERROR(
-      kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
-  return head_->Forward(context, head_input, /*accumulate=*/false, logits);
+      kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, gathered));
+  RETURN_IF_ERROR(kernels::QuantizeTwoTerm(context.pool, gathered, head_input));
+  return kernels::MatmulTwoTerm(
+      context.pool, head_input, head_->matrix(), head_scratch_.view(2 * m), logits);
 }
 
 }  // namespace

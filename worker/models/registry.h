@@ -18,6 +18,7 @@ namespace paceline::worker {
 struct ModelOptions {
   kernels::ComputeType compute = kernels::ComputeType::kInt8;
   int32_t max_batch_tokens = 0;  // rows of one Forward at most
+  int32_t max_logit_rows = 0;    // rows of one ComputeLogits at most
   int32_t max_positions = 0;     // tokens of one sequence at most
 };
 

@@ -60,6 +60,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const model::Gg
                              config,
                              {.compute = options.compute,
                               .max_batch_tokens = options.max_batch_tokens,
+                              .max_logit_rows = kLogitsRows,
                               .max_positions = options.max_model_len},
                              loader));
   file.GiveBackPages();

@@ -78,8 +78,7 @@ TEST(EngineTest, BatchMatesChangeNothing) {
 TEST(EngineTest, ChunkBudgetsChangeNothing) {
   for (const int32_t budget : {16, 64, 512}) {
     SCOPED_TRACE(budget);
-    EngineHarness engine(
-        {.num_blocks = 256, .max_num_seqs = 16, .max_num_batched_tokens = budget});
+    EngineHarness engine({.num_blocks = 256, .max_num_seqs = 16, .max_num_batched_tokens = budget});
     ExpectGolden(engine);
   }
 }
@@ -227,7 +226,8 @@ TEST(EngineTest, ARequestThatCanNeverFitIsRefusedAtOnce) {
       engine.Run(EngineHarness::MakeRequest("r", EngineHarness::Prompt(200, 1), 100));
   EXPECT_EQ(answer.finish_reason, FinishReason::kError);
   EXPECT_EQ(answer.error.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(engine.Run(EngineHarness::MakeRequest("s", EngineHarness::Prompt(20, 1), 5)).error.ok());
+  EXPECT_TRUE(
+      engine.Run(EngineHarness::MakeRequest("s", EngineHarness::Prompt(20, 1), 5)).error.ok());
 }
 
 TEST(EngineTest, ARequestThatMasksEveryTokenEndsWithAnError) {
