@@ -25,7 +25,7 @@ ask() { # url question
   printf '\n\033[1m%s\033[0m  (%s)\n' "$2" "$1"
   "$paceline" chat "$1" --message "$2" --temperature 0 --max-tokens 80
 }
-ask grpc://127.0.0.1:50051 "What is the capital of France?"
+ask grpc://127.0.0.1:50051 "What is gravity?"
 ask $base "Name three primary colors."
 printf '\nServing until Ctrl-C. Talk to it: %s chat\n' "$paceline"
 while kill -0 $server 2>/dev/null; do
