@@ -1,0 +1,65 @@
+#include "router/balance/balance.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+
+namespace paceline::router {
+namespace {
+
+// Whether `replica` could run the request if it were empty.
+bool CanEverRun(const RequestView& request, const ReplicaView& replica) {
+  if (request.is_replay && replica.model_digest != request.model_digest) return false;
+  const int64_t tokens = request.prompt_tokens + request.max_tokens;
+  return tokens <= replica.max_model_len &&
+         BlocksFor(tokens, replica.block_size) <= replica.num_blocks;
+}
+
+bool HasRoom(const RequestView& request, const ReplicaView& replica) {
+  if (replica.load.sequences == 0) return true;
+  const int64_t queue = std::max(2, replica.max_num_seqs / 8);
+  return replica.load.sequences + request.n <= replica.max_num_seqs + queue;
+}
+
+int64_t MatchedTokens(const RequestView& request, const ReplicaView& replica) {
+  if (replica.model_digest != request.model_digest || replica.block_size != request.block_size) {
+    return 0;
+  }
+  int64_t blocks = 0;
+  for (const BlockHash& hash : request.prefix) {
+    if (!replica.prefixes->contains(hash)) break;
+    ++blocks;
+  }
+  return blocks * replica.block_size;
+}
+
+}  // namespace
+
+PickResult Pick(PolicyFn policy, const RequestView& request, const FleetSnapshot& fleet) {
+  bool is_any_ready = false;
+  bool fits_any = false;
+  std::vector<Candidate> candidates;
+  std::vector<Candidate> avoided;
+  for (const ReplicaView& replica : fleet.replicas) {
+    // One that got another tokenizer meanwhile is another model: the caller waits for its own.
+    if (!replica.is_ready || replica.tokenizer_digest != request.tokenizer_digest) continue;
+    // A replay has nowhere to go while only other models are ready: wait for its own.
+    const bool can_run = CanEverRun(request, replica);
+    if (!can_run && request.is_replay) continue;
+    is_any_ready = true;
+    if (!can_run) continue;
+    fits_any = true;
+    if (!HasRoom(request, replica)) continue;
+    auto& list = absl::c_linear_search(request.avoid, replica.key) ? avoided : candidates;
+    list.push_back({.replica = &replica, .matched_tokens = MatchedTokens(request, replica)});
+  }
+  if (!is_any_ready) return Wait{.is_any_ready = false};
+  if (!fits_any) return Fail{};
+  if (candidates.empty()) candidates.swap(avoided);
+  if (candidates.empty()) return Wait{.is_any_ready = true};
+  const Candidate& chosen = candidates[policy(request, candidates)];
+  return Picked{.replica = chosen.replica->key, .matched_tokens = chosen.matched_tokens};
+}
+
+}  // namespace paceline::router

@@ -1,0 +1,92 @@
+#include "router/metrics/router_metrics.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace paceline::router {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+CallStats Finished() {
+  return {.model = "m",
+          .replica = "r0",
+          .code = "ok",
+          .finished = "stop",
+          .arrived_ns = 1'000'000'000,
+          .queued_ns = 1'100'000'000,
+          .sent_ns = 1'600'000'000,
+          .first_token_ns = 2'000'000'000,
+          .last_token_ns = 4'000'000'000,
+          .finished_ns = 4'000'000'000,
+          .prompt_tokens = 7,
+          .generation_tokens = 5,
+          .max_tokens = 16,
+          .n = 1};
+}
+
+TEST(RouterMetricsTest, ExportsVllmNamesWithTheirLabels) {
+  RouterMetrics metrics;
+  metrics.OnFinished(Finished());
+  metrics.OnTokens("m", "r0", 5);
+  metrics.OnFirstToken("m", "r0", 1.0);
+  metrics.SetModel("m", 3, 2);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr(R"(vllm:prompt_tokens_total{engine="r0",model_name="m"} 7)"));
+  EXPECT_THAT(text, HasSubstr(R"(vllm:generation_tokens_total{engine="r0",model_name="m"} 5)"));
+  EXPECT_THAT(text, HasSubstr(R"(finished_reason="stop",model_name="m"} 1)"));
+  EXPECT_THAT(text,
+              HasSubstr(R"(vllm:e2e_request_latency_seconds_sum{engine="r0",model_name="m"} 3)"));
+  EXPECT_THAT(text,
+              HasSubstr(R"(vllm:request_queue_time_seconds_sum{engine="r0",model_name="m"} 0.5)"));
+  // (4 s - 2 s) / (5 - 1) tokens.
+  EXPECT_THAT(
+      text,
+      HasSubstr(R"(vllm:request_time_per_output_token_seconds_sum{engine="r0",model_name="m"} 0.5)"));
+  EXPECT_THAT(text, HasSubstr(R"(vllm:num_requests_running{engine="router",model_name="m"} 3)"));
+  EXPECT_THAT(text, HasSubstr(R"(vllm:num_requests_waiting{engine="router",model_name="m"} 2)"));
+}
+
+TEST(RouterMetricsTest, UsesVllmBuckets) {
+  RouterMetrics metrics;
+  metrics.OnFirstToken("m", "r0", 0.03);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr(R"(model_name="m",le="0.02"} 0)"));
+  EXPECT_THAT(text, HasSubstr(R"(model_name="m",le="0.04"} 1)"));
+  EXPECT_THAT(text, HasSubstr(R"(model_name="m",le="2560"} 1)"));
+}
+
+TEST(RouterMetricsTest, LeavesVllmNamesOutWhenTold) {
+  RouterMetrics metrics(/*vllm_names=*/false);
+  metrics.OnFinished(Finished());
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("vllm:")));
+  EXPECT_THAT(metrics.Text(), HasSubstr("paceline_router_requests_total"));
+}
+
+TEST(RouterMetricsTest, CountsCallsThatNoReplicaRan) {
+  RouterMetrics metrics;
+  metrics.OnFinished({.is_chat = true, .code = "not_found", .finished = "error"});
+  metrics.OnReject("model_not_found");
+  EXPECT_THAT(
+      metrics.Text(),
+      HasSubstr(
+          R"(paceline_router_requests_total{code="not_found",route="chat",tenant_class="default"} 1)"));
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr(R"(paceline_router_admission_rejects_total{reason="model_not_found"} 1)"));
+}
+
+TEST(RouterMetricsTest, ShowsAReplicasStateAndForgetsItWhenItLeaves) {
+  RouterMetrics metrics;
+  metrics.SetReplica({.replica = "r0", .model = "m", .state = "ready", .epoch = 4});
+  metrics.OnFinished(Finished());
+  EXPECT_THAT(metrics.Text(), HasSubstr(R"(replica="r0",state="ready"} 1)"));
+  EXPECT_THAT(metrics.Text(), HasSubstr(R"(replica="r0",state="lost"} 0)"));
+  metrics.RemoveReplica("r0");
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("r0")));
+  metrics.OnFinished(Finished());  // and may come back
+  EXPECT_THAT(metrics.Text(), HasSubstr("r0"));
+}
+
+}  // namespace
+}  // namespace paceline::router
