@@ -10,7 +10,7 @@ namespace paceline::kernels {
 // A partial result of one query vector is head_dim + kPartialExtra floats:
 // [sum of exp(s - max) * v: head_dim][max][sum of exp(s - max)][unused].
 constexpr int64_t kPartialExtra = 16;
-constexpr int64_t kQueryTile = 8;  // query vectors that share one pass over K and V
+constexpr int64_t kQueryTile = 12;  // query vectors that share one pass over K and V
 
 // Scratch floats of one chunk call: transposed queries and their scores.
 constexpr int64_t ChunkScratchFloats(int64_t head_dim) {

@@ -1,6 +1,6 @@
 // AVX-512 kernels of paged attention. Own -m flags: see kernels/README.md.
 //
-// Up to 8 query vectors share a pass over a chunk. Each query's arithmetic, whatever its company:
+// Up to 12 query vectors share a pass over a chunk. Each query's arithmetic, whatever its company:
 //   score of a position:  fma over head_dim in order, times scale      (one lane)
 //   max, sum of weights:  16 lanes over the positions, then a fixed tree
 //   weighted values:      fma over the positions in order              (one lane per dimension)
@@ -41,13 +41,14 @@ void ScoreBlock(const uint8_t* keys,
                 float scale,
                 float* scores) {
   __m512 acc[N][2];
+#pragma GCC unroll 16
   for (int i = 0; i < N; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (int64_t d = 0; d < head_dim; ++d) {
     const uint8_t* const row = keys + d * kBlock * T::kBytes;
     PrefetchLine(next + d * kBlock * T::kBytes);
     const __m512 k0 = T::Load(row);
     const __m512 k1 = T::Load(row + 16 * T::kBytes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < N; ++i) {
       const __m512 qd = _mm512_set1_ps(q[d * kQueryTile + i]);
       acc[i][0] = _mm512_fmadd_ps(qd, k0, acc[i][0]);
@@ -55,6 +56,7 @@ void ScoreBlock(const uint8_t* keys,
     }
   }
   const __m512 s = _mm512_set1_ps(scale);
+#pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
     _mm512_store_ps(scores + i * kChunk, _mm512_mul_ps(acc[i][0], s));
     _mm512_store_ps(scores + i * kChunk + 16, _mm512_mul_ps(acc[i][1], s));
@@ -82,9 +84,11 @@ void Softmax(float* scores, int32_t visible, float* max_and_sum) {
   max_and_sum[1] = _mm512_reduce_add_ps(sum);
 }
 
-// out[i][0..16 V) += weights[i][t] * values[t] for t in [begin, end) of one block.
+// out[i][0..16 V) += weights[i][t] * values[t] for the positions t in [begin, end) of the chunk;
+// `values` are the blocks' rows, `offset` bytes in.
 template <typename T, int N, int V>
-void AddValues(const uint8_t* values,
+void AddValues(const uint8_t* const* values,
+               int64_t offset,
                int64_t row_bytes,
                int32_t begin,
                int32_t end,
@@ -92,40 +96,54 @@ void AddValues(const uint8_t* values,
                float* out,
                int64_t out_stride) {
   __m512 acc[N][V];
+#pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) acc[i][v] = _mm512_loadu_ps(out + i * out_stride + 16 * v);
   }
-  for (int32_t t = begin; t < end; ++t) {
-    __m512 x[V];
-    for (int v = 0; v < V; ++v) x[v] = T::Load(values + t * row_bytes + 16 * T::kBytes * v);
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) {
-      const __m512 w = _mm512_set1_ps(weights[i * kChunk + t]);
-      for (int v = 0; v < V; ++v) acc[i][v] = _mm512_fmadd_ps(w, x[v], acc[i][v]);
+  for (int32_t t = begin; t < end;) {
+    const uint8_t* row = values[t / kBlock] + t % kBlock * row_bytes + offset;
+    const int32_t block_end = (t / kBlock + 1) * kBlock;
+    const int32_t stop = block_end < end ? block_end : end;
+    // The same place of the next block; past the last one, of this one again.
+    const int64_t ahead = stop < end ? values[t / kBlock + 1] - values[t / kBlock] : 0;
+    for (; t < stop; ++t, row += row_bytes) {
+      PrefetchLine(row + ahead);
+      __m512 x[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) x[v] = T::Load(row + 16 * T::kBytes * v);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        const __m512 w = _mm512_set1_ps(weights[i * kChunk + t]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[i][v] = _mm512_fmadd_ps(w, x[v], acc[i][v]);
+      }
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) _mm512_storeu_ps(out + i * out_stride + 16 * v, acc[i][v]);
   }
 }
 
-// All dimensions of one block.
+// All dimensions.
 template <typename T, int N>
-void AddBlock(const uint8_t* values,
-              int64_t head_dim,
-              int32_t begin,
-              int32_t end,
-              const float* weights,
-              float* out) {
+void AddAllValues(const uint8_t* const* values,
+                  int64_t head_dim,
+                  int32_t begin,
+                  int32_t end,
+                  const float* weights,
+                  float* out) {
   constexpr int kWide = N <= 4 ? 4 : 2;  // vectors of 16 dimensions per pass
   const int64_t stride = head_dim + kPartialExtra;
   const int64_t row_bytes = head_dim * T::kBytes;
   int64_t d = 0;
   for (; d + 16 * kWide <= head_dim; d += 16 * kWide) {
-    AddValues<T, N, kWide>(values + d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
+    AddValues<T, N, kWide>(values, d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
   }
   for (; d < head_dim; d += 16) {
-    AddValues<T, N, 1>(values + d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
+    AddValues<T, N, 1>(values, d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
   }
 }
 
@@ -155,31 +173,20 @@ void ChunkTile(const ChunkArgs& args, int32_t first) {
       _mm512_storeu_ps(out + i * stride + d, _mm512_setzero_ps());
     }
   }
-  for (int32_t b = 0; b < num_blocks; ++b) {
-    const int32_t start = b * kBlock;
-    if (b + 1 < num_blocks) {
-      for (int64_t i = 0; i < kBlock * args.head_dim * T::kBytes; i += 64) {
-        PrefetchLine(args.values[b + 1] + i);
-      }
-    }
-    // What all see together, then what only later rows see.
-    const int32_t common = visible[0] - start < kBlock ? visible[0] - start : kBlock;
-    if (common > 0) {
-      AddBlock<T, N>(args.values[b], args.head_dim, 0, common, scores + start, out);
-    }
-    for (int i = 0; i < N; ++i) {
-      const int32_t begin = common > 0 ? common : 0;
-      const int32_t end = visible[i] - start < kBlock ? visible[i] - start : kBlock;
-      if (begin < end) {
-        AddBlock<T, 1>(args.values[b],
-                       args.head_dim,
-                       begin,
-                       end,
-                       scores + i * kChunk + start,
-                       out + i * stride);
-      }
-    }
+  // What all see together, then what only later rows see.
+  AddAllValues<T, N>(args.values, args.head_dim, 0, visible[0], scores, out);
+  for (int i = 1; i < N; ++i) {
+    if (visible[0] == visible[i]) continue;
+    AddAllValues<T, 1>(
+        args.values, args.head_dim, visible[0], visible[i], scores + i * kChunk, out + i * stride);
   }
+}
+
+// A tile of `size` query vectors, at most N.
+template <typename T, int N = kQueryTile>
+void RunTile(int32_t size, const ChunkArgs& args, int32_t first) {
+  if (size == N) return ChunkTile<T, N>(args, first);
+  if constexpr (N > 1) RunTile<T, N - 1>(size, args, first);
 }
 
 template <typename T>
@@ -188,34 +195,8 @@ void ChunkAll(const ChunkArgs& args) {
   const int32_t num_tiles = (count + kQueryTile - 1) / kQueryTile;
   for (int32_t t = 0; t < num_tiles; ++t) {
     const int32_t first = count * t / num_tiles;
-    switch (count * (t + 1) / num_tiles - first) {
-      case 1:
-        ChunkTile<T, 1>(args, first);
-        break;
-      case 2:
-        ChunkTile<T, 2>(args, first);
-        break;
-      case 3:
-        ChunkTile<T, 3>(args, first);
-        break;
-      case 4:
-        ChunkTile<T, 4>(args, first);
-        break;
-      case 5:
-        ChunkTile<T, 5>(args, first);
-        break;
-      case 6:
-        ChunkTile<T, 6>(args, first);
-        break;
-      case 7:
-        ChunkTile<T, 7>(args, first);
-        break;
-      case 8:
-        ChunkTile<T, 8>(args, first);
-        break;
-      default:
-        __builtin_unreachable();
-    }
+    const int32_t size = count * (t + 1) / num_tiles - first;
+    RunTile<T>(size, args, first);
   }
 }
 

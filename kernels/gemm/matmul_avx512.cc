@@ -1,8 +1,9 @@
 // AVX-512 VNNI kernels of the gemm family. Compiled with its own -m flags: no std::, no inline
 // functions of other headers (kernels/README.md).
 //
-// A tile is 16 rows of w times M rows of x; w's block is unpacked once for the M rows. Every output
-// is one lane of one accumulator, and its operations are the same for every M:
+// A tile is one or two groups of 16 rows of w times M rows of x; w's block is unpacked once for the
+// M rows, x's values are broadcast once for the groups. Every output is one lane of one
+// accumulator, and its operations are the same in every tile:
 //   int8:  acc = fma(d_w * d_x, float(dot), acc); acc = fma(min_w, s_x, acc)   per block of 32
 //   float: acc = fma(w, x, acc)                                                per column
 #include <immintrin.h>
@@ -12,7 +13,8 @@
 namespace paceline::kernels {
 namespace {
 
-constexpr int kMaxTile = 8;             // rows of x per tile
+constexpr int kTwoGroupRows = 6;        // rows of x per tile: 2 x 12 accumulators leave 8 registers
+constexpr int kOneGroupRows = 8;        // rows of x per tile of one group
 constexpr int64_t kPanelBytes = 49152;  // of x: stays in L2 beside the weights while groups pass
 constexpr int kPrefetchBytes = 2560;    // ahead in w
 
@@ -20,24 +22,47 @@ inline __m512 LoadHalf16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-inline void PrefetchBlock(const void* block, int bytes) {
-  const char* const ahead = static_cast<const char*>(block) + kPrefetchBytes;
-  for (int i = 0; i < bytes; i += 64) _mm_prefetch(ahead + i, _MM_HINT_T0);
-}
-
-inline void UnpackNibbles(const uint8_t* q, __m512i* v) {
-  const __m512i low = _mm512_set1_epi8(15);
-  for (int j = 0; j < 4; ++j) {
-    const __m512i packed = _mm512_loadu_si512(q + 64 * j);
-    v[j] = _mm512_and_si512(packed, low);
-    v[j + 4] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+// Brings weights closer while a tile runs: `lines` cache lines per block from `next` on.
+class Prefetcher {
+ public:
+  // Tile `tile` of `num_tiles` over the same groups. A single tile reads its own stream a little
+  // ahead; several share fetching the groups that follow.
+  Prefetcher(const char* w, int64_t bytes, int64_t num_blocks, int64_t tile, int64_t num_tiles) {
+    const int64_t total = bytes / (64 * num_blocks) + 1;  // lines per block, all tiles together
+    if (num_tiles == 1) {
+      next_ = w + kPrefetchBytes;
+      lines_ = total;
+    } else {
+      lines_ = (total + num_tiles - 1) / num_tiles;
+      next_ = w + bytes + tile * lines_ * 64 * num_blocks;
+      if (next_ >= w + 2 * bytes) lines_ = 0;
+    }
   }
+  void Step() {
+    for (int64_t i = 0; i < lines_; ++i, next_ += 64) _mm_prefetch(next_, _MM_HINT_T0);
+  }
+
+ private:
+  const char* next_;
+  int64_t lines_;
+};
+
+// Operands j and j + 4 of a block: 16 rows x 4 columns as bytes, columns 4j.. and 16 + 4j...
+struct OperandPair {
+  __m512i low;
+  __m512i high;
+};
+
+inline OperandPair UnpackNibbles(const uint8_t* q, int j) {
+  const __m512i mask = _mm512_set1_epi8(15);
+  const __m512i packed = _mm512_loadu_si512(q + 64 * j);
+  return {_mm512_and_si512(packed, mask), _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask)};
 }
 
 struct Q4_1 {
   using Block = PackedQ4_1;
   static constexpr bool kHasMin = true;
-  static void Load(const Block& b, __m512i* v) { UnpackNibbles(b.q, v); }
+  static OperandPair Load(const Block& b, int j) { return UnpackNibbles(b.q, j); }
   static __m512i Start(const ActivationBlock&) { return _mm512_setzero_si512(); }
   static __m512 Min(const Block& b) { return LoadHalf16(b.m); }
   // Stored byte or nibble -> weight.
@@ -47,7 +72,7 @@ struct Q4_1 {
 struct Q4_0 {
   using Block = PackedQ4_0;
   static constexpr bool kHasMin = false;
-  static void Load(const Block& b, __m512i* v) { UnpackNibbles(b.q, v); }
+  static OperandPair Load(const Block& b, int j) { return UnpackNibbles(b.q, j); }
   static __m512i Start(const ActivationBlock& x) { return _mm512_set1_epi32(x.offset >> 4); }
   static __m512 Min(const Block&) { return _mm512_setzero_ps(); }
   static __m512 Value(__m512 q, __m512 d, __m512) {
@@ -58,8 +83,8 @@ struct Q4_0 {
 struct Q8_0 {
   using Block = PackedQ8_0;
   static constexpr bool kHasMin = false;
-  static void Load(const Block& b, __m512i* v) {
-    for (int j = 0; j < 8; ++j) v[j] = _mm512_loadu_si512(b.q + 64 * j);
+  static OperandPair Load(const Block& b, int j) {
+    return {_mm512_loadu_si512(b.q + 64 * j), _mm512_loadu_si512(b.q + 64 * (j + 4))};
   }
   static __m512i Start(const ActivationBlock& x) { return _mm512_set1_epi32(x.offset); }
   static __m512 Min(const Block&) { return _mm512_setzero_ps(); }
@@ -84,167 +109,227 @@ struct BF16 {
   }
 };
 
-// Where the outputs of one tile go.
-struct TileOutput {
-  float* y;
-  int64_t y_stride;
-  const float* bias;
-  bool accumulate;
-  __mmask16 rows;
-};
-
-inline void StoreRow(const TileOutput& out, int i, __m512 sum) {
-  float* const y = out.y + i * out.y_stride;
-  if (out.bias != nullptr) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(out.rows, out.bias));
-  if (out.accumulate) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(out.rows, y), sum);
-  _mm512_mask_storeu_ps(y, out.rows, sum);
+inline __m512i Broadcast4(const int8_t* q) {
+  return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(q));
 }
 
-template <typename Format, int M>
+// Rows [first_row, first_row + 16) of w against rows [first, first + M) of x are stored.
+inline void StoreOutputs(
+    const GemmArgs& args, int64_t first_row, int64_t first, int m, const __m512* sums) {
+  const int64_t left = args.num_rows - first_row;
+  const __mmask16 lanes = left >= kPackRows ? 0xffff : static_cast<__mmask16>((1 << left) - 1);
+  float* y = args.y + first * args.y_stride + first_row;
+#pragma GCC unroll 8
+  for (int i = 0; i < m; ++i, y += args.y_stride) {
+    __m512 sum = sums[i];
+    if (args.bias != nullptr) {
+      sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, args.bias + first_row));
+    }
+    if (args.accumulate) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, y), sum);
+    _mm512_mask_storeu_ps(y, lanes, sum);
+  }
+}
+
+// Groups [group, group + G) of w against rows [first, first + M) of x.
+template <typename Format, int G, int M>
 struct Int8Tile {
-  static void Run(const GemmArgs& args, const void* group, int64_t first, const TileOutput& out) {
-    const auto* w = static_cast<const typename Format::Block*>(group);
+  using Block = typename Format::Block;
+  static int64_t Steps(int64_t k) { return k / kBlockK; }
+
+  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher prefetcher) {
+    const char* const w = static_cast<const char*>(args.w) + group * args.group_bytes;
     const auto* x = static_cast<const ActivationBlock*>(args.x) + first * args.x_stride;
     const int64_t stride = args.x_stride;
     const int64_t num_blocks = args.k / kBlockK;
-    __m512 acc[M];
-    for (int i = 0; i < M; ++i) acc[i] = _mm512_setzero_ps();
-    for (int64_t b = 0; b < num_blocks; ++b) {
-      PrefetchBlock(w + b, sizeof(*w));
-      __m512i v[8];
-      Format::Load(w[b], v);
-      const __m512 d = LoadHalf16(w[b].d);
-      const __m512 min = Format::Min(w[b]);
+    __m512 acc[G][M];
 #pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) {
-        const ActivationBlock& xb = x[i * stride + b];
-        const char* const q = reinterpret_cast<const char*>(xb.q);
-        __m512i dot = Format::Start(xb);
+    for (int g = 0; g < G; ++g) {
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; ++j) {
-          dot = _mm512_dpbusd_epi32(
-              dot, v[j], _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(q + 4 * j)));
+      for (int i = 0; i < M; ++i) acc[g][i] = _mm512_setzero_ps();
+    }
+    for (int64_t b = 0; b < num_blocks; ++b, ++x) {
+      prefetcher.Step();
+      const Block* blocks[G];
+      __m512i dot[G][M];
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+        blocks[g] = reinterpret_cast<const Block*>(w + g * args.group_bytes) + b;
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) dot[g][i] = Format::Start(x[i * stride]);
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < 4; ++j) {
+        OperandPair v[G];
+#pragma GCC unroll 8
+        for (int g = 0; g < G; ++g) v[g] = Format::Load(*blocks[g], j);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+          const __m512i low = Broadcast4(x[i * stride].q + 4 * j);
+          const __m512i high = Broadcast4(x[i * stride].q + 16 + 4 * j);
+#pragma GCC unroll 8
+          for (int g = 0; g < G; ++g) {
+            dot[g][i] = _mm512_dpbusd_epi32(dot[g][i], v[g].low, low);
+            dot[g][i] = _mm512_dpbusd_epi32(dot[g][i], v[g].high, high);
+          }
         }
-        acc[i] = _mm512_fmadd_ps(
-            _mm512_mul_ps(d, _mm512_set1_ps(xb.d)), _mm512_cvtepi32_ps(dot), acc[i]);
-        if (Format::kHasMin) acc[i] = _mm512_fmadd_ps(min, _mm512_set1_ps(xb.s), acc[i]);
+      }
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+        const __m512 d = LoadHalf16(blocks[g]->d);
+        const __m512 min = Format::Min(*blocks[g]);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+          const __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(x[i * stride].d));
+          acc[g][i] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[g][i]), acc[g][i]);
+          if (Format::kHasMin) {
+            acc[g][i] = _mm512_fmadd_ps(min, _mm512_set1_ps(x[i * stride].s), acc[g][i]);
+          }
+        }
       }
     }
-    for (int i = 0; i < M; ++i) StoreRow(out, i, acc[i]);
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) StoreOutputs(args, (group + g) * kPackRows, first, M, acc[g]);
   }
 };
 
-template <typename Format, int M>
+template <typename Format, int G, int M>
 struct FloatTile {
-  static void Run(const GemmArgs& args, const void* group, int64_t first, const TileOutput& out) {
-    const auto* w = static_cast<const typename Format::Block*>(group);
+  static int64_t Steps(int64_t k) { return k / kBlockK; }
+  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher prefetcher) {
+    const auto* w = reinterpret_cast<const typename Format::Block*>(
+        static_cast<const char*>(args.w) + group * args.group_bytes);
     const float* x = static_cast<const float*>(args.x) + first * args.x_stride;
     const int64_t num_blocks = args.k / kBlockK;
-    const __m512i low = _mm512_set1_epi32(255);
+    const __m512i byte = _mm512_set1_epi32(255);
     __m512 acc[M];
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) acc[i] = _mm512_setzero_ps();
     for (int64_t b = 0; b < num_blocks; ++b) {
-      __m512i v[8];
-      Format::Load(w[b], v);
+      prefetcher.Step();
       const __m512 d = LoadHalf16(w[b].d);
       const __m512 min = Format::Min(w[b]);
+      // Columns in order: the low operands of all four pairs, then the high ones.
       for (int j = 0; j < 8; ++j) {
+        const OperandPair pair = Format::Load(w[b], j % 4);
+        const __m512i v = j < 4 ? pair.low : pair.high;
+#pragma GCC unroll 4
         for (int t = 0; t < 4; ++t) {
-          const __m512i q = _mm512_and_si512(_mm512_srli_epi32(v[j], 8 * t), low);
+          const __m512i q = _mm512_and_si512(_mm512_srli_epi32(v, 8 * t), byte);
           const __m512 value = Format::Value(_mm512_cvtepi32_ps(q), d, min);
           const float* const column = x + b * kBlockK + 4 * j + t;
+#pragma GCC unroll 8
           for (int i = 0; i < M; ++i) {
             acc[i] = _mm512_fmadd_ps(value, _mm512_set1_ps(column[i * args.x_stride]), acc[i]);
           }
         }
       }
     }
-    for (int i = 0; i < M; ++i) StoreRow(out, i, acc[i]);
+    StoreOutputs(args, group * kPackRows, first, M, acc);
   }
 };
 
-template <typename Format, int M>
+template <typename Format, int G, int M>
 struct PlainTile {
-  static void Run(const GemmArgs& args, const void* group, int64_t first, const TileOutput& out) {
-    const auto* w = static_cast<const typename Format::Element*>(group);
+  static int64_t Steps(int64_t k) { return k; }
+  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher prefetcher) {
+    const auto* w = reinterpret_cast<const typename Format::Element*>(
+        static_cast<const char*>(args.w) + group * args.group_bytes);
     const float* x = static_cast<const float*>(args.x) + first * args.x_stride;
     __m512 acc[M];
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) acc[i] = _mm512_setzero_ps();
     for (int64_t j = 0; j < args.k; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + 16 * j) + kPrefetchBytes, _MM_HINT_T0);
+      prefetcher.Step();
       const __m512 value = Format::Load(w + 16 * j);
+#pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
         acc[i] = _mm512_fmadd_ps(value, _mm512_set1_ps(x[i * args.x_stride + j]), acc[i]);
       }
     }
-    for (int i = 0; i < M; ++i) StoreRow(out, i, acc[i]);
+    StoreOutputs(args, group * kPackRows, first, M, acc);
   }
 };
 
-// Runs one tile of `size` rows.
-template <template <typename, int> class Tile, typename Format>
-void RunTile(
-    int64_t size, const GemmArgs& args, const void* group, int64_t first, const TileOutput& out) {
+// Runs one tile of `size` rows of x.
+template <template <typename, int, int> class Tile, typename Format, int G, int kMaxRows>
+void RunTile(int64_t size,
+             const GemmArgs& args,
+             int64_t group,
+             int64_t first,
+             const Prefetcher& prefetcher) {
   switch (size) {
     case 1:
-      return Tile<Format, 1>::Run(args, group, first, out);
+      return Tile<Format, G, 1>::Run(args, group, first, prefetcher);
     case 2:
-      return Tile<Format, 2>::Run(args, group, first, out);
+      return Tile<Format, G, 2>::Run(args, group, first, prefetcher);
     case 3:
-      return Tile<Format, 3>::Run(args, group, first, out);
+      return Tile<Format, G, 3>::Run(args, group, first, prefetcher);
     case 4:
-      return Tile<Format, 4>::Run(args, group, first, out);
+      return Tile<Format, G, 4>::Run(args, group, first, prefetcher);
     case 5:
-      return Tile<Format, 5>::Run(args, group, first, out);
+      return Tile<Format, G, 5>::Run(args, group, first, prefetcher);
     case 6:
-      return Tile<Format, 6>::Run(args, group, first, out);
+      return Tile<Format, G, 6>::Run(args, group, first, prefetcher);
     case 7:
-      return Tile<Format, 7>::Run(args, group, first, out);
+      if constexpr (kMaxRows >= 7) return Tile<Format, G, 7>::Run(args, group, first, prefetcher);
+      break;
     case 8:
-      return Tile<Format, 8>::Run(args, group, first, out);
-    default:
-      __builtin_unreachable();
+      if constexpr (kMaxRows >= 8) return Tile<Format, G, 8>::Run(args, group, first, prefetcher);
+      break;
+  }
+  __builtin_unreachable();
+}
+
+// All rows of x from `begin` to `end` against G groups of w, in tiles of even size: 9 rows are 5 +
+// 4, not 8 + 1.
+template <template <typename, int, int> class Tile, typename Format, int G, int kMaxRows>
+void RunRows(const GemmArgs& args, int64_t group, int64_t begin, int64_t end) {
+  const int64_t num_tiles = (end - begin + kMaxRows - 1) / kMaxRows;
+  for (int64_t t = 0; t < num_tiles; ++t) {
+    const int64_t first = begin + (end - begin) * t / num_tiles;
+    const int64_t size = begin + (end - begin) * (t + 1) / num_tiles - first;
+    const char* const w = static_cast<const char*>(args.w) + group * args.group_bytes;
+    const Prefetcher prefetcher(
+        w, G * args.group_bytes, Tile<Format, G, 1>::Steps(args.k), t, num_tiles);
+    RunTile<Tile, Format, G, kMaxRows>(size, args, group, first, prefetcher);
   }
 }
 
 // All groups for all rows of x, a panel of x at a time; a group stays in L1 for its panel's tiles.
-template <template <typename, int> class Tile, typename Format>
+template <template <typename, int, int> class Tile, typename Format, int G, int kMaxRows>
 void Gemm(const GemmArgs& args, int64_t x_row_bytes) {
-  int64_t panel = kPanelBytes / x_row_bytes / kMaxTile * kMaxTile;
-  if (panel < kMaxTile) panel = kMaxTile;
-  for (int64_t p = 0; p < args.m; p += panel) {
-    const int64_t end = p + panel < args.m ? p + panel : args.m;
-    const int64_t num_tiles = (end - p + kMaxTile - 1) / kMaxTile;
-    for (int64_t g = 0; g < args.num_groups; ++g) {
-      const void* group = static_cast<const char*>(args.w) + g * args.group_bytes;
-      const int64_t rows_left = args.num_rows - g * kPackRows;
-      TileOutput out;
-      out.y_stride = args.y_stride;
-      out.accumulate = args.accumulate;
-      out.bias = args.bias == nullptr ? nullptr : args.bias + g * kPackRows;
-      out.rows = static_cast<__mmask16>(rows_left >= kPackRows ? 0xffff : (1 << rows_left) - 1);
-      // Tiles of even size: 9 rows are 5 + 4, not 8 + 1.
-      for (int64_t t = 0; t < num_tiles; ++t) {
-        const int64_t first = p + (end - p) * t / num_tiles;
-        const int64_t size = p + (end - p) * (t + 1) / num_tiles - first;
-        out.y = args.y + first * args.y_stride + g * kPackRows;
-        RunTile<Tile, Format>(size, args, group, first, out);
-      }
+  int64_t panel = kPanelBytes / x_row_bytes / kMaxRows * kMaxRows;
+  if (panel < kMaxRows) panel = kMaxRows;
+  for (int64_t begin = 0; begin < args.m; begin += panel) {
+    const int64_t end = begin + panel < args.m ? begin + panel : args.m;
+    int64_t group = 0;
+    for (; group + G <= args.num_groups; group += G) {
+      RunRows<Tile, Format, G, kMaxRows>(args, group, begin, end);
+    }
+    for (; group < args.num_groups; ++group) {
+      RunRows<Tile, Format, 1, kMaxRows>(args, group, begin, end);
     }
   }
 }
 
 template <typename Format>
 void Int8Kernel(const GemmArgs& args) {
-  Gemm<Int8Tile, Format>(args, args.x_stride * static_cast<int64_t>(sizeof(ActivationBlock)));
+  const int64_t row_bytes = args.x_stride * static_cast<int64_t>(sizeof(ActivationBlock));
+  if (args.m <= kOneGroupRows) {  // one pass over w, and one stream comes faster than two
+    Gemm<Int8Tile, Format, 1, kOneGroupRows>(args, row_bytes);
+  } else {
+    Gemm<Int8Tile, Format, 2, kTwoGroupRows>(args, row_bytes);
+  }
 }
 template <typename Format>
 void FloatKernel(const GemmArgs& args) {
-  Gemm<FloatTile, Format>(args, args.x_stride * static_cast<int64_t>(sizeof(float)));
+  Gemm<FloatTile, Format, 1, kOneGroupRows>(args,
+                                            args.x_stride * static_cast<int64_t>(sizeof(float)));
 }
 template <typename Format>
 void PlainKernel(const GemmArgs& args) {
-  Gemm<PlainTile, Format>(args, args.x_stride * static_cast<int64_t>(sizeof(float)));
+  Gemm<PlainTile, Format, 1, kOneGroupRows>(args,
+                                            args.x_stride * static_cast<int64_t>(sizeof(float)));
 }
 
 void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {

@@ -1,4 +1,5 @@
 // The matmul's entry point and its readable reference kernels.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -178,8 +179,10 @@ absl::Status Matmul(ThreadPool& pool,
         absl::StrCat("Matmul: int8 activations with ", WeightFormatName(w.format()), " weights"));
   }
   if (x.rows() == 0) return absl::OkStatus();
-  const int64_t cost_ns = kPackRows * w.k() * x.rows() / 100;  // of a group, at 100 GMAC/s
-  pool.ForRange(w.num_groups(), cost_ns, [&](WorkRange groups) {
+  // Work is dealt in pairs of groups, which the tuned kernels like to take together.
+  const int64_t cost_ns = 2 * kPackRows * w.k() * x.rows() / 100;  // at 100 GMAC/s
+  pool.ForRange((w.num_groups() + 1) / 2, cost_ns, [&](WorkRange pairs) {
+    const WorkRange groups{2 * pairs.begin, std::min(2 * pairs.end, w.num_groups())};
     const int64_t first_row = groups.begin * kPackRows;
     GemmArgs args;
     args.w = w.group(groups.begin);

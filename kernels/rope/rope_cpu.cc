@@ -1,7 +1,9 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/dispatch.h"
 #include "kernels/rope/rope.h"
+#include "kernels/rope/rope_kernels.h"
 
 namespace paceline::kernels {
 namespace {
@@ -24,7 +26,13 @@ void TurnHalves(float* head, const float* cosine, const float* sine, int32_t pai
   }
 }
 
+const RopeKernels& Kernels() {
+  return Select(IsaTables<RopeKernels>{&kRopePortable, &kRopeAvx512});
+}
+
 }  // namespace
+
+const RopeKernels kRopePortable = {TurnInterleaved, TurnHalves};
 
 absl::StatusOr<RopeTable> RopeTable::Create(const Options& options) {
   const int32_t pairs = options.rotary_dim / 2;
@@ -87,8 +95,8 @@ absl::Status ApplyRope(ThreadPool& pool,
           absl::StrCat("ApplyRope: position ", position, " of ", table.max_positions()));
     }
   }
-  const auto turn = style == RopeStyle::kInterleaved ? TurnInterleaved : TurnHalves;
-  pool.ForRange(x.rows, x.cols, [&](WorkRange rows) {
+  const auto turn = style == RopeStyle::kInterleaved ? Kernels().interleaved : Kernels().half;
+  pool.ForRange(x.rows, x.cols / 4, [&](WorkRange rows) {
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       for (int64_t c = 0; c < x.cols; c += head_dim) {
         turn(x.row(i) + c,

@@ -15,7 +15,7 @@ RopeTable MakeTable(RopeTable::Options options) {
   return *std::move(table);
 }
 
-class RopeTest : public testing::Test {
+class RopeTest : public IsaTest {
  protected:
   ThreadPool pool_{2, false};
 };
@@ -54,7 +54,7 @@ std::vector<double> Frequencies(double theta, int32_t rotary_dim) {
   return frequencies;
 }
 
-TEST_F(RopeTest, TurnsPairsByPositionTimesFrequency) {
+TEST_P(RopeTest, TurnsPairsByPositionTimesFrequency) {
   const std::vector<int32_t> positions = {0, 1, 7, 2047};
   for (RopeStyle style : {RopeStyle::kInterleaved, RopeStyle::kHalf}) {
     for (int32_t rotary_dim : {64, 32, 2}) {
@@ -70,7 +70,7 @@ TEST_F(RopeTest, TurnsPairsByPositionTimesFrequency) {
   }
 }
 
-TEST_F(RopeTest, LinearScalingAndFactorsStretchTheAngles) {
+TEST_P(RopeTest, LinearScalingAndFactorsStretchTheAngles) {
   const std::vector<float> factors = {1, 2, 4, 8};
   const RopeTable table = MakeTable({.rotary_dim = 8,
                                      .max_positions = 100,
@@ -89,7 +89,7 @@ TEST_F(RopeTest, LinearScalingAndFactorsStretchTheAngles) {
   ExpectTurned(before, after, RopeStyle::kInterleaved, positions, 8, 8, frequencies);
 }
 
-TEST_F(RopeTest, LeavesOtherColumnsAlone) {
+TEST_P(RopeTest, LeavesOtherColumnsAlone) {
   const RopeTable table = MakeTable({.rotary_dim = 8, .max_positions = 10});
   std::vector<float> x = RandomFloats(3 * 24, 3);
   const std::vector<float> before(x);
@@ -109,7 +109,7 @@ TEST_F(RopeTest, LeavesOtherColumnsAlone) {
   }
 }
 
-TEST_F(RopeTest, WrongInputsAreInvalid) {
+TEST_P(RopeTest, WrongInputsAreInvalid) {
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   const RopeTable table = MakeTable({.rotary_dim = 8, .max_positions = 10});
   std::vector<float> x(32);
@@ -136,6 +136,8 @@ TEST_F(RopeTest, WrongInputsAreInvalid) {
                 .code(),
             kInvalid);
 }
+
+INSTANTIATE_TEST_SUITE_P(Isas, RopeTest, AllIsas(), IsaTestName);
 
 }  // namespace
 }  // namespace paceline::kernels
