@@ -12,44 +12,34 @@ using kernels::TokenLogit;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// A candidate with its probability relative to the likeliest one's.
-struct Weighted {
-  TokenLogit token;
-  double weight;
+// Probability relative to the likeliest token's, whose logit is `largest`.
+struct Weight {
+  double largest;
+  double inverse_temperature;
+  double operator()(const TokenLogit& token) const {
+    return std::exp((token.logit - largest) * inverse_temperature);
+  }
 };
 
-bool WeightedRanksBefore(const Weighted& a, const Weighted& b) {
-  return RanksBefore(a.token, b.token);
+template <typename Iterator>
+double Mass(Iterator begin, Iterator end, const Weight& weight) {
+  double mass = 0;
+  for (; begin != end; ++begin) mass += weight(*begin);
+  return mass;
 }
 
-double Weigh(const std::vector<TokenLogit>& tokens,
-             float largest,
-             double inverse_temperature,
-             std::vector<Weighted>& weighted) {
-  weighted.clear();
-  double total = 0;
-  for (const TokenLogit& token : tokens) {
-    const double weight =
-        std::exp((static_cast<double>(token.logit) - largest) * inverse_temperature);
-    weighted.push_back({token, weight});
-    total += weight;
-  }
-  return total;
-}
-
-// Into `kept`: the shortest run of best-ranked tokens whose weights reach `target`, at least one.
-// False, changing nothing but the order of `tokens`, when all of them do not reach it. Linear time:
-// halves the range that holds the run's end until it is small enough to sort.
-bool KeepMass(std::vector<Weighted>& tokens, double target, std::vector<TokenLogit>& kept) {
+// Leaves the shortest run of best-ranked tokens whose weights reach `target`, at least one. False,
+// changing nothing but the order, when all of them do not reach it. Linear time: halves the range
+// that holds the run's end until it is small enough to sort.
+bool KeepMass(const Weight& weight, double target, std::vector<TokenLogit>& tokens) {
   constexpr ptrdiff_t kSortBelow = 64;
   auto low = tokens.begin();
   auto high = tokens.end();
   double mass = 0;  // of the tokens before `low`
   while (high - low > kSortBelow) {
     const auto middle = low + (high - low) / 2;
-    std::nth_element(low, middle, high, WeightedRanksBefore);
-    double half = 0;
-    for (auto it = low; it != middle; ++it) half += it->weight;
+    std::nth_element(low, middle, high, RanksBefore);
+    const double half = Mass(low, middle, weight);
     if (mass + half >= target) {
       high = middle;
     } else {
@@ -57,27 +47,13 @@ bool KeepMass(std::vector<Weighted>& tokens, double target, std::vector<TokenLog
       low = middle;
     }
   }
-  std::sort(low, high, WeightedRanksBefore);
-  while (low != high) {
-    mass += low->weight;
-    ++low;
-    if (mass < target) continue;
-    kept.clear();
-    for (auto it = tokens.begin(); it != low; ++it) kept.push_back(it->token);
-    return true;
-  }
-  // The sums above may round differently from the target's.
-  if (high != tokens.end()) {
-    kept.clear();
-    for (auto it = tokens.begin(); it != high; ++it) kept.push_back(it->token);
-    return true;
-  }
-  return false;
-}
-
-std::vector<Weighted>& Scratch() {
-  static thread_local std::vector<Weighted> scratch;
-  return scratch;
+  std::sort(low, high, RanksBefore);
+  while (low != high && mass < target) mass += weight(*low++);
+  // The sums of a half may round differently one by one: then its end is the run's end all the
+  // same.
+  if (mass < target && high == tokens.end()) return false;
+  tokens.erase(low == tokens.begin() ? low + 1 : low, tokens.end());
+  return true;
 }
 
 void ApplyMinP(const TruncationParams& params, float largest, std::vector<TokenLogit>& tokens) {
@@ -90,9 +66,8 @@ void ApplyMinP(const TruncationParams& params, float largest, std::vector<TokenL
 
 void ApplyTopP(const TruncationParams& params, float largest, std::vector<TokenLogit>& tokens) {
   if (params.top_p >= 1) return;
-  std::vector<Weighted>& weighted = Scratch();
-  const double total = Weigh(tokens, largest, params.inverse_temperature, weighted);
-  KeepMass(weighted, params.top_p * total, tokens);
+  const Weight weight = {largest, params.inverse_temperature};
+  KeepMass(weight, params.top_p * Mass(tokens.begin(), tokens.end(), weight), tokens);
 }
 
 // A threshold for CollectAtLeast that lets through every token within `distance` (>= 0) of the best
@@ -113,14 +88,13 @@ void TopPOfRow(const TruncationParams& params,
       48;  // what is below weighs less than 2^-49 of the best even if 2^20 ids
   const double total =
       kernels::SumExp(logits, best.logit, static_cast<float>(params.inverse_temperature));
-  std::vector<Weighted>& weighted = Scratch();
+  const Weight weight = {best.logit, params.inverse_temperature};
   for (double width = kStep;; width += kStep) {
-    const float threshold = width > kWidest
-                                ? -std::numeric_limits<float>::max()
-                                : Threshold(best.logit, width, params.inverse_temperature);
+    const bool is_all = width > kWidest;
+    const float threshold = is_all ? -std::numeric_limits<float>::max()
+                                   : Threshold(best.logit, width, params.inverse_temperature);
     kernels::CollectAtLeast(logits, threshold, kept);
-    Weigh(kept, best.logit, params.inverse_temperature, weighted);
-    if (KeepMass(weighted, params.top_p * total, kept) || width > kWidest) return;
+    if (KeepMass(weight, params.top_p * total, kept) || is_all) return;
   }
 }
 
