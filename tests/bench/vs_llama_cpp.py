@@ -1,0 +1,132 @@
+"""Paceline beside llama.cpp: the same file, the same threads, interleaved runs on one machine.
+
+llama.cpp is built once from the source package llama-cpp-python on PyPI, natively (AVX-512 where the machine
+has it), into --build. Each round runs both engines on each workload, alternating who goes first; reported are
+the medians, the best, and the median of the paired ratios. Trust the ratios: shared machines are noisy.
+
+  make bench
+  .venv/bin/python tests/bench/vs_llama_cpp.py --paceline build/release/paceline --model MODEL.gguf
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tarfile
+
+PACKAGE = "llama-cpp-python==0.3.36"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(command, **kwargs):
+    return subprocess.run(command, check=True, text=True, **kwargs)
+
+
+def build_llama_cpp(folder: pathlib.Path) -> pathlib.Path:
+    """The folder with llama-bench and llama-batched-bench; builds them when they are not there."""
+    binaries = folder / "build" / "bin"
+    if (binaries / "llama-batched-bench").exists() and (binaries / "llama-bench").exists():
+        return binaries
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"building llama.cpp of {PACKAGE} in {folder} (once; some minutes)", file=sys.stderr)
+    run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder, PACKAGE])
+    archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
+    source = folder / "source"
+    with tarfile.open(archive) as tar:
+        tar.extractall(source, filter="data")
+    vendor = next(source.glob("*/vendor/llama.cpp"))
+    run(
+        ["cmake", "-S", vendor, "-B", folder / "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
+        + ["-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF"]
+        + ["-DLLAMA_BUILD_EXAMPLES=OFF"],
+        stdout=subprocess.DEVNULL,
+    )
+    run(["ninja", "-C", folder / "build", "llama-bench", "llama-batched-bench"], stdout=subprocess.DEVNULL)
+    return binaries
+
+
+def llama_bench(binaries, args, prompt, output, context=0):
+    """Prefill and decode tokens per second of llama-bench at batch 1."""
+    command = [binaries / "llama-bench", "-m", args.model, "-t", str(args.threads), "-r", "1", "-o", "json"]
+    command += ["-b", "2048", "-ub", "512", "-fa", "1", "-p", str(prompt), "-n", str(output)]
+    if context:
+        command += ["-d", str(context)]
+    rows = json.loads(run(command, capture_output=True).stdout)
+    prefill = [row["avg_ts"] for row in rows if row["n_prompt"] > 0 and row["n_gen"] == 0]
+    decode = [row["avg_ts"] for row in rows if row["n_gen"] > 0]
+    return (prefill or [0])[0], (decode or [0])[0]
+
+
+def llama_batched(binaries, args, batch, prompt, output):
+    """Decode tokens per second, all sequences together, of llama-batched-bench."""
+    command = [binaries / "llama-batched-bench", "-m", args.model, "-t", str(args.threads), "-c", "16384"]
+    command += ["-b", "2048", "-ub", "512", "-fa", "on", "-npp", str(prompt), "-ntg", str(output)]
+    command += ["-npl", str(batch), "--output-format", "jsonl"]
+    for line in run(command, capture_output=True).stdout.splitlines():
+        if line.startswith("{"):
+            return json.loads(line)["speed_tg"]
+    raise RuntimeError("llama-batched-bench printed no result")
+
+
+def paceline(args, batch, prompt, output):
+    command = [args.paceline, "bench", args.model, "--json", "--threads", str(args.threads), "--repetitions", "1"]
+    command += ["--batch", str(batch), "--prompt-tokens", str(prompt), "--output-tokens", str(output)]
+    row = json.loads(run(command, capture_output=True).stdout)["results"][0]
+    return row["prefill_tokens_per_s"], row["decode_tokens_per_s"]
+
+
+def workloads(binaries, args):
+    """name → (ours, theirs), each a function that returns tokens per second of one fresh run."""
+    n = args.output_tokens
+    return {
+        "decode B=1": (lambda: paceline(args, 1, 8, n)[1], lambda: llama_bench(binaries, args, 0, n)[1]),
+        "decode B=16": (lambda: paceline(args, 16, 8, n)[1], lambda: llama_batched(binaries, args, 16, 8, n)),
+        "decode B=32": (lambda: paceline(args, 32, 8, n)[1], lambda: llama_batched(binaries, args, 32, 8, n)),
+        "prefill 128": (lambda: paceline(args, 1, 128, 1)[0], lambda: llama_bench(binaries, args, 128, 0)[0]),
+        "prefill 512": (lambda: paceline(args, 1, 512, 1)[0], lambda: llama_bench(binaries, args, 512, 0)[0]),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paceline", default=str(ROOT / "build/release/paceline"))
+    parser.add_argument("--model", default=str(ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / ".cache" / "llama.cpp")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--output-tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    args = parser.parse_args()
+    binaries = build_llama_cpp(args.build)
+
+    results = {}
+    for name, (ours, theirs) in workloads(binaries, args).items():
+        pairs = []
+        for i in range(args.rounds + 1):
+            if i % 2 == 0:
+                mine, other = ours(), theirs()
+            else:
+                other, mine = theirs(), ours()
+            if i > 0:  # the first round warms caches and clocks
+                pairs.append((mine, other))
+            print(f"{name} round {i}: paceline {mine:.1f}, llama.cpp {other:.1f} tok/s", file=sys.stderr)
+        results[name] = {
+            "paceline": statistics.median(p[0] for p in pairs),
+            "llama_cpp": statistics.median(p[1] for p in pairs),
+            "paceline_best": max(p[0] for p in pairs),
+            "llama_cpp_best": max(p[1] for p in pairs),
+            "ratio": statistics.median(p[0] / p[1] for p in pairs),
+        }
+    if args.json:
+        print(json.dumps({"threads": args.threads, "rounds": args.rounds, "results": results}))
+        return
+    print(f"{'workload':14} {'paceline':>10} {'llama.cpp':>10} {'ratio':>7}   (tok/s, medians of {args.rounds} pairs)")
+    for name, row in results.items():
+        print(f"{name:14} {row['paceline']:10.1f} {row['llama_cpp']:10.1f} {row['ratio']:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+#include "worker/service/worker_server.h"
+
+#include <memory>
+#include <optional>
+
+#include "gmock/gmock.h"
+#include "grpcpp/grpcpp.h"
+#include "gtest/gtest.h"
+#include "proto/paceline/v1/worker.grpc.pb.h"
+#include "tests/fakes/engine_harness.h"
+
+namespace paceline::worker {
+namespace {
+
+constexpr int kLeaseMs = 60'000;
+
+class WorkerServerTest : public testing::Test {
+ protected:
+  explicit WorkerServerTest(int lease_ms = kLeaseMs) : engine_({.num_blocks = 512}) {
+    v1::WorkerHello& hello = identity_.hello;
+    hello.set_replica_id("tiny-1");
+    hello.set_epoch(5);
+    hello.set_protocol(kAttachProtocol);
+    hello.set_vocab_size(288);
+    hello.set_max_model_len(512);
+    hello.set_lease_ms(lease_ms);
+    tokenizer_.set_digest("digest");
+    tokenizer_.add_tokens("a");
+    auto server =
+        WorkerServer::Start({}, engine_.engine(), identity_, tokenizer_, SteadyClock::Get());
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    stub_ = v1::Worker::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                                    grpc::InsecureChannelCredentials()));
+  }
+
+  using Stream = grpc::ClientReaderWriter<v1::RouterMessage, v1::WorkerMessage>;
+
+  std::unique_ptr<Stream> Attach(grpc::ClientContext& context) {
+    auto stream = stub_->Attach(&context);
+    v1::RouterMessage hello;
+    hello.mutable_hello()->set_router_id("router");
+    hello.mutable_hello()->set_protocol(kAttachProtocol);
+    EXPECT_TRUE(stream->Write(hello));
+    v1::WorkerMessage answer;
+    EXPECT_TRUE(stream->Read(&answer));
+    EXPECT_EQ(answer.hello().replica_id(), "tiny-1");
+    return stream;
+  }
+
+  static v1::RouterMessage Submit(const std::string& id, int32_t max_tokens) {
+    v1::RouterMessage message;
+    v1::Submit& submit = *message.mutable_submit();
+    submit.set_request_id(id);
+    for (const int32_t token : EngineHarness::Prompt(40, 1)) submit.add_prompt_token_ids(token);
+    submit.set_num_prompt_tokens(40);
+    submit.set_n(1);
+    v1::EngineSampling& s = *submit.mutable_sampling();
+    s.set_max_tokens(max_tokens);
+    s.set_top_p(1);
+    s.set_repetition_penalty(1);
+    s.set_ignore_eos(true);
+    s.set_logprobs(0);
+    s.set_prompt_logprobs(-1);
+    return message;
+  }
+
+  // The next result of `id`; nullopt when the stream ended first.
+  static std::optional<v1::SequenceResult> NextResult(Stream& stream, const std::string& id) {
+    v1::WorkerMessage message;
+    while (stream.Read(&message)) {
+      for (const v1::SequenceResult& result : message.step().results()) {
+        if (result.request_id() == id) return result;
+      }
+    }
+    return std::nullopt;
+  }
+
+  EngineHarness engine_;
+  Identity identity_;
+  v1::TokenizerBundle tokenizer_;
+  std::unique_ptr<WorkerServer> server_;
+  std::unique_ptr<v1::Worker::Stub> stub_;
+};
+
+TEST_F(WorkerServerTest, AnswersARequestTokenByToken) {
+  Request same = EngineHarness::MakeRequest("same", EngineHarness::Prompt(40, 1), 6);
+  const Answer golden = engine_.Run(same);
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  ASSERT_TRUE(stream->Write(Submit("r", 6)));
+  std::vector<int32_t> tokens;
+  for (;;) {
+    const auto result = NextResult(*stream, "r");
+    ASSERT_TRUE(result.has_value());
+    EXPECT_EQ(result->first_index(), static_cast<int>(tokens.size()));
+    tokens.insert(tokens.end(), result->token_ids().begin(), result->token_ids().end());
+    EXPECT_EQ(result->logprobs_size(), result->token_ids_size());
+    if (result->finish_reason() != 0) {
+      EXPECT_EQ(result->finish_reason(), static_cast<int>(FinishReason::kLength));
+      break;
+    }
+  }
+  EXPECT_EQ(tokens, golden.token_ids);
+}
+
+TEST_F(WorkerServerTest, RefusesABadSubmitByAResult) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  v1::RouterMessage bad = Submit("bad", 5);
+  bad.mutable_submit()->set_prompt_token_ids(0, 100'000);
+  ASSERT_TRUE(stream->Write(bad));
+  const auto result = NextResult(*stream, "bad");
+  ASSERT_TRUE(result.has_value());
+  EXPECT_EQ(result->error_code(), static_cast<int>(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(result->error_message(), testing::HasSubstr("prompt_token_ids"));
+  ASSERT_TRUE(stream->Write(Submit("good", 2)));
+  EXPECT_TRUE(NextResult(*stream, "good").has_value());
+}
+
+TEST_F(WorkerServerTest, CancelEndsARequest) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  // Far longer than it takes the next message to arrive.
+  ASSERT_TRUE(stream->Write(Submit("r", 400)));
+  v1::RouterMessage cancel;
+  cancel.mutable_cancel()->set_request_id("r");
+  ASSERT_TRUE(stream->Write(cancel));
+  for (;;) {
+    const auto result = NextResult(*stream, "r");
+    ASSERT_TRUE(result.has_value());
+    if (result->finish_reason() == 0) continue;
+    EXPECT_EQ(result->finish_reason(), static_cast<int>(FinishReason::kCancelled));
+    break;
+  }
+  engine_.WaitUntilIdle();
+}
+
+TEST_F(WorkerServerTest, AStreamThatBreaksFreesItsRequests) {
+  {
+    grpc::ClientContext context;
+    auto stream = Attach(context);
+    v1::RouterMessage submit = Submit("r", 400);
+    submit.mutable_submit()->set_n(16);  // far longer than it takes the stream to break
+    ASSERT_TRUE(stream->Write(submit));
+    ASSERT_TRUE(NextResult(*stream, "r").has_value());
+    context.TryCancel();
+  }
+  engine_.WaitUntilIdle();
+  EXPECT_GT(engine_.metrics().vllm_success_abort->Value(), 0);
+}
+
+TEST_F(WorkerServerTest, TheFirstMessageMustBeAHello) {
+  grpc::ClientContext context;
+  auto stream = stub_->Attach(&context);
+  ASSERT_TRUE(stream->Write(Submit("r", 4)));
+  v1::WorkerMessage message;
+  EXPECT_FALSE(stream->Read(&message));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(WorkerServerTest, AnotherProtocolIsRefused) {
+  grpc::ClientContext context;
+  auto stream = stub_->Attach(&context);
+  v1::RouterMessage hello;
+  hello.mutable_hello()->set_protocol(2);
+  ASSERT_TRUE(stream->Write(hello));
+  v1::WorkerMessage message;
+  EXPECT_FALSE(stream->Read(&message));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(WorkerServerTest, HandsOutItsTokenizerByDigest) {
+  v1::GetTokenizerRequest request;
+  request.set_digest("digest");
+  v1::TokenizerBundle bundle;
+  {
+    grpc::ClientContext context;
+    EXPECT_TRUE(stub_->GetTokenizer(&context, request, &bundle).ok());
+    EXPECT_EQ(bundle.tokens(0), "a");
+  }
+  request.set_digest("other");
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->GetTokenizer(&context, request, &bundle).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(WorkerServerTest, APortInUseIsAnError) {
+  const auto second = WorkerServer::Start(
+      {.port = server_->port()}, engine_.engine(), identity_, tokenizer_, SteadyClock::Get());
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()),
+              testing::HasSubstr(std::to_string(server_->port())));
+}
+
+class ShortLeaseTest : public WorkerServerTest {
+ protected:
+  ShortLeaseTest() : WorkerServerTest(200) {}
+};
+
+TEST_F(ShortLeaseTest, ASilentRouterIsCutOff) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  ASSERT_TRUE(stream->Write(Submit("r", 400)));
+  v1::WorkerMessage message;
+  while (stream->Read(&message)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  engine_.WaitUntilIdle();
+}
+
+}  // namespace
+}  // namespace paceline::worker
