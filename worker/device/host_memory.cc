@@ -16,6 +16,8 @@
 namespace paceline::worker {
 namespace {
 
+// Cached prefixes fill the whole cache in time, so a small model must not claim a large machine.
+constexpr int64_t kMostUnasked = int64_t{4} << 30;
 constexpr double kShareOfTotal = 0.6;
 constexpr double kShareOfFree = 0.7;
 constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max();
@@ -103,7 +105,8 @@ absl::StatusOr<KvCacheSize> SuggestKvCacheBytes(const KvCacheNeeds& needs,
       static_cast<int64_t>(kShareOfTotal * static_cast<double>(after_weights)) / replicas;
   const int64_t of_free = static_cast<int64_t>(
       kShareOfFree * static_cast<double>(memory.FreeBytes() - needs.model_bytes));
-  const int64_t bytes = std::max<int64_t>(0, std::min({all_sequences, of_total, of_free}));
+  const int64_t unasked = std::max(kMostUnasked, one_sequence);
+  const int64_t bytes = std::max<int64_t>(0, std::min({all_sequences, of_total, of_free, unasked}));
 
   const std::string room =
       absl::StrCat(Mebibytes(memory.FreeBytes()),
@@ -136,6 +139,9 @@ absl::StatusOr<KvCacheSize> SuggestKvCacheBytes(const KvCacheNeeds& needs,
                                     needs.max_model_len,
                                     " tokens; ",
                                     room);
+  } else if (bytes == unasked) {
+    size.explanation =
+        absl::StrCat("the most that is taken unasked, see --kv-cache-memory; ", room);
   } else if (bytes == of_total) {
     size.explanation = absl::StrFormat(
         "%.0f%% of the memory after weights%s; %s",

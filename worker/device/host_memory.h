@@ -41,7 +41,8 @@ struct KvCacheSize {
 
 // Bytes of KV cache for one replica: what max_num_seqs full contexts need, but not more than
 //   60 % of all memory after every replica's weights, divided among the replicas, nor
-//   70 % of what is free now after its own weights.
+//   70 % of what is free now after its own weights, nor
+//   4 GiB, unless one sequence of max_model_len needs more.
 // ResourceExhausted, saying what to change, when not even one sequence of max_model_len fits.
 // REQUIRES: all needs positive.
 absl::StatusOr<KvCacheSize> SuggestKvCacheBytes(const KvCacheNeeds& needs,

@@ -116,15 +116,30 @@ TEST(KvCacheBytesTest, TakesAShareOfTheMachineAndDividesIt) {
                         .bytes_per_token = 1 * kMiB,
                         .max_model_len = 1024,
                         .max_num_seqs = 256};
-  const auto one = SuggestKvCacheBytes(needs, Idle(16 * kGiB, 15 * kGiB));
+  const auto one = SuggestKvCacheBytes(needs, Idle(6 * kGiB, 6 * kGiB));
   ASSERT_TRUE(one.ok());
-  EXPECT_EQ(one->bytes, 9 * kGiB);  // 60 % of 15
+  EXPECT_EQ(one->bytes, 3 * kGiB);  // 60 % of 5
   EXPECT_THAT(one->explanation, HasSubstr("60% of the memory after weights"));
   needs.num_replicas = 2;
-  const auto two = SuggestKvCacheBytes(needs, Idle(16 * kGiB, 15 * kGiB));
+  const auto two = SuggestKvCacheBytes(needs, Idle(7 * kGiB, 7 * kGiB));
   ASSERT_TRUE(two.ok());
-  EXPECT_EQ(two->bytes, static_cast<int64_t>(0.6 * (14 * kGiB)) / 2);
+  EXPECT_EQ(two->bytes, static_cast<int64_t>(0.6 * (5 * kGiB)) / 2);
   EXPECT_THAT(two->explanation, HasSubstr("shared by 2 replicas"));
+}
+
+TEST(KvCacheBytesTest, TakesNoMoreThanFourGibibytesUnasked) {
+  KvCacheNeeds needs = {.model_bytes = 1 * kGiB,
+                        .bytes_per_token = 1 * kMiB,
+                        .max_model_len = 1024,
+                        .max_num_seqs = 256};
+  const auto size = SuggestKvCacheBytes(needs, Idle(64 * kGiB, 60 * kGiB));
+  ASSERT_TRUE(size.ok());
+  EXPECT_EQ(size->bytes, 4 * kGiB);
+  EXPECT_THAT(size->explanation, HasSubstr("--kv-cache-memory"));
+  needs.max_model_len = 8192;  // one sequence alone needs more
+  const auto one_sequence = SuggestKvCacheBytes(needs, Idle(64 * kGiB, 60 * kGiB));
+  ASSERT_TRUE(one_sequence.ok());
+  EXPECT_EQ(one_sequence->bytes, 8 * kGiB);
 }
 
 TEST(KvCacheBytesTest, LeavesRoomWhenOthersUseTheMachine) {
@@ -132,9 +147,9 @@ TEST(KvCacheBytesTest, LeavesRoomWhenOthersUseTheMachine) {
                                          .bytes_per_token = 1 * kMiB,
                                          .max_model_len = 1024,
                                          .max_num_seqs = 256},
-                                        Idle(64 * kGiB, 11 * kGiB));
+                                        Idle(64 * kGiB, 5 * kGiB));
   ASSERT_TRUE(size.ok());
-  EXPECT_EQ(size->bytes, 7 * kGiB);
+  EXPECT_EQ(size->bytes, static_cast<int64_t>(0.7 * (4 * kGiB)));
   EXPECT_THAT(size->explanation, HasSubstr("70% of what is free"));
 }
 
