@@ -120,7 +120,8 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     if (welcomed) continue;
     const int ready = CountReady(core->service());
     bar->Update(ready, options.replicas, absl::StrCat(ready, "/", options.replicas, " ready"));
-    if (ready == options.replicas) {
+    // The replicas are there before the router has made its tokenizer from what they sent.
+    if (ready == options.replicas && core->service().Ready()) {
       bar.reset();
       PrintWelcome(router, *servers, SteadyClock::Get().NowMs() - start);
       welcomed = true;
