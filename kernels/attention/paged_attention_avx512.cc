@@ -27,8 +27,15 @@ struct Float {
   static __m512 Load(const uint8_t* p) { return _mm512_loadu_ps(p); }
 };
 
-inline void PrefetchLine(const uint8_t* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+// Blocks come from memory this many blocks before they are used. To L2: L1 has too few miss buffers
+// to keep memory busy.
+constexpr int32_t kAhead = 2;
+
+// Lines of `p` as far as `bytes`.
+inline void Prefetch(const uint8_t* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+  }
 }
 
 // scores[i][0..32) = q[i] . keys, times scale. q is transposed: q[d * kQueryTile + i]. Touches
@@ -45,7 +52,7 @@ void ScoreBlock(const uint8_t* keys,
   for (int i = 0; i < N; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (int64_t d = 0; d < head_dim; ++d) {
     const uint8_t* const row = keys + d * kBlock * T::kBytes;
-    PrefetchLine(next + d * kBlock * T::kBytes);
+    Prefetch(next + d * kBlock * T::kBytes, kBlock * T::kBytes);
     const __m512 k0 = T::Load(row);
     const __m512 k1 = T::Load(row + 16 * T::kBytes);
 #pragma GCC unroll 16
@@ -105,10 +112,11 @@ void AddValues(const uint8_t* const* values,
     const uint8_t* row = values[t / kBlock] + t % kBlock * row_bytes + offset;
     const int32_t block_end = (t / kBlock + 1) * kBlock;
     const int32_t stop = block_end < end ? block_end : end;
-    // The same place of the next block; past the last one, of this one again.
-    const int64_t ahead = stop < end ? values[t / kBlock + 1] - values[t / kBlock] : 0;
+    // The same place of a coming block; past the last one, of this one again.
+    const int32_t coming = t / kBlock + kAhead;
+    const int64_t ahead = coming * kBlock < end ? values[coming] - values[t / kBlock] : 0;
     for (; t < stop; ++t, row += row_bytes) {
-      PrefetchLine(row + ahead);
+      Prefetch(row + ahead, V * 16 * T::kBytes);
       __m512 x[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) x[v] = T::Load(row + 16 * T::kBytes * v);
@@ -164,7 +172,10 @@ void ChunkTile(const ChunkArgs& args, int32_t first) {
   }
   const int32_t num_blocks = (visible[N - 1] + kBlock - 1) / kBlock;
   for (int32_t b = 0; b < num_blocks; ++b) {
-    const uint8_t* const next = b + 1 < num_blocks ? args.keys[b + 1] : args.values[0];
+    const int32_t coming = b + kAhead;
+    const uint8_t* const next = coming < num_blocks       ? args.keys[coming]
+                                : coming < 2 * num_blocks ? args.values[coming - num_blocks]
+                                                          : args.values[0];
     ScoreBlock<T, N>(args.keys[b], next, q, args.head_dim, args.scale, scores + b * kBlock);
   }
   for (int i = 0; i < N; ++i) {

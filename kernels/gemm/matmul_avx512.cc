@@ -16,35 +16,43 @@ namespace {
 constexpr int kTwoGroupRows = 6;        // rows of x per tile: 2 x 12 accumulators leave 8 registers
 constexpr int kOneGroupRows = 8;        // rows of x per tile of one group
 constexpr int64_t kPanelBytes = 49152;  // of x: stays in L2 beside the weights while groups pass
-constexpr int kPrefetchBytes = 2560;    // ahead in w
+constexpr int kStreamAhead = 8192;      // bytes ahead in w when one tile reads it all
 
 inline __m512 LoadHalf16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-// Brings weights closer while a tile runs: `lines` cache lines per block from `next` on.
-class Prefetcher {
- public:
-  // Tile `tile` of `num_tiles` over the same groups. A single tile reads its own stream a little
-  // ahead; several share fetching the groups that follow.
-  Prefetcher(const char* w, int64_t bytes, int64_t num_blocks, int64_t tile, int64_t num_tiles) {
-    const int64_t total = bytes / (64 * num_blocks) + 1;  // lines per block, all tiles together
-    if (num_tiles == 1) {
-      next_ = w + kPrefetchBytes;
-      lines_ = total;
-    } else {
-      lines_ = (total + num_tiles - 1) / num_tiles;
-      next_ = w + bytes + tile * lines_ * 64 * num_blocks;
-      if (next_ >= w + 2 * bytes) lines_ = 0;
-    }
-  }
-  void Step() {
-    for (int64_t i = 0; i < lines_; ++i, next_ += 64) _mm_prefetch(next_, _MM_HINT_T0);
-  }
+// Brings weights closer while a tile over G groups of them runs.
+template <int G>
+struct Prefetcher;
 
- private:
-  const char* next_;
-  int64_t lines_;
+// A tile of one group is usually alone with its weights and bound by memory: it reads its own
+// stream ahead, into L2, because L1 has too few miss buffers to keep memory busy.
+template <>
+struct Prefetcher<1> {
+  Prefetcher(const char* w, int64_t, int64_t, int64_t, int64_t) : next(w + kStreamAhead) {}
+  // `bytes` of w were used.
+  void Step(int bytes) {
+    for (int i = 0; i < bytes; i += 64) _mm_prefetch(next + i, _MM_HINT_T1);
+    next += bytes;
+  }
+  const char* next;
+};
+
+// One of several tiles over the same two groups fetches its share of the groups that follow, into
+// L1.
+template <>
+struct Prefetcher<2> {
+  Prefetcher(const char* w, int64_t bytes, int64_t steps, int64_t tile, int64_t num_tiles) {
+    lines = (bytes / (64 * steps) + num_tiles) / num_tiles;
+    next = w + bytes + tile * lines * 64 * steps;
+    if (next >= w + 2 * bytes) lines = 0;
+  }
+  void Step(int) {
+    for (int64_t i = 0; i < lines; ++i, next += 64) _mm_prefetch(next, _MM_HINT_T0);
+  }
+  const char* next;
+  int64_t lines;
 };
 
 // Operands j and j + 4 of a block: 16 rows x 4 columns as bytes, columns 4j.. and 16 + 4j...
@@ -136,7 +144,7 @@ struct Int8Tile {
   using Block = typename Format::Block;
   static int64_t Steps(int64_t k) { return k / kBlockK; }
 
-  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher prefetcher) {
+  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher<G> prefetcher) {
     const char* const w = static_cast<const char*>(args.w) + group * args.group_bytes;
     const auto* x = static_cast<const ActivationBlock*>(args.x) + first * args.x_stride;
     const int64_t stride = args.x_stride;
@@ -148,7 +156,7 @@ struct Int8Tile {
       for (int i = 0; i < M; ++i) acc[g][i] = _mm512_setzero_ps();
     }
     for (int64_t b = 0; b < num_blocks; ++b, ++x) {
-      prefetcher.Step();
+      prefetcher.Step(sizeof(Block));
       const Block* blocks[G];
       __m512i dot[G][M];
 #pragma GCC unroll 8
@@ -195,7 +203,7 @@ struct Int8Tile {
 template <typename Format, int G, int M>
 struct FloatTile {
   static int64_t Steps(int64_t k) { return k / kBlockK; }
-  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher prefetcher) {
+  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher<G> prefetcher) {
     const auto* w = reinterpret_cast<const typename Format::Block*>(
         static_cast<const char*>(args.w) + group * args.group_bytes);
     const float* x = static_cast<const float*>(args.x) + first * args.x_stride;
@@ -205,7 +213,7 @@ struct FloatTile {
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) acc[i] = _mm512_setzero_ps();
     for (int64_t b = 0; b < num_blocks; ++b) {
-      prefetcher.Step();
+      prefetcher.Step(sizeof(*w));
       const __m512 d = LoadHalf16(w[b].d);
       const __m512 min = Format::Min(w[b]);
       // Columns in order: the low operands of all four pairs, then the high ones.
@@ -231,7 +239,7 @@ struct FloatTile {
 template <typename Format, int G, int M>
 struct PlainTile {
   static int64_t Steps(int64_t k) { return k; }
-  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher prefetcher) {
+  static void Run(const GemmArgs& args, int64_t group, int64_t first, Prefetcher<G> prefetcher) {
     const auto* w = reinterpret_cast<const typename Format::Element*>(
         static_cast<const char*>(args.w) + group * args.group_bytes);
     const float* x = static_cast<const float*>(args.x) + first * args.x_stride;
@@ -239,7 +247,7 @@ struct PlainTile {
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) acc[i] = _mm512_setzero_ps();
     for (int64_t j = 0; j < args.k; ++j) {
-      prefetcher.Step();
+      prefetcher.Step(16 * sizeof(*w));
       const __m512 value = Format::Load(w + 16 * j);
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) {
@@ -256,7 +264,7 @@ void RunTile(int64_t size,
              const GemmArgs& args,
              int64_t group,
              int64_t first,
-             const Prefetcher& prefetcher) {
+             const Prefetcher<G>& prefetcher) {
   switch (size) {
     case 1:
       return Tile<Format, G, 1>::Run(args, group, first, prefetcher);
@@ -289,7 +297,7 @@ void RunRows(const GemmArgs& args, int64_t group, int64_t begin, int64_t end) {
     const int64_t first = begin + (end - begin) * t / num_tiles;
     const int64_t size = begin + (end - begin) * (t + 1) / num_tiles - first;
     const char* const w = static_cast<const char*>(args.w) + group * args.group_bytes;
-    const Prefetcher prefetcher(
+    const Prefetcher<G> prefetcher(
         w, G * args.group_bytes, Tile<Format, G, 1>::Steps(args.k), t, num_tiles);
     RunTile<Tile, Format, G, kMaxRows>(size, args, group, first, prefetcher);
   }
@@ -298,10 +306,12 @@ void RunRows(const GemmArgs& args, int64_t group, int64_t begin, int64_t end) {
 // All groups for all rows of x, a panel of x at a time; a group stays in L1 for its panel's tiles.
 template <template <typename, int, int> class Tile, typename Format, int G, int kMaxRows>
 void Gemm(const GemmArgs& args, int64_t x_row_bytes) {
-  int64_t panel = kPanelBytes / x_row_bytes / kMaxRows * kMaxRows;
-  if (panel < kMaxRows) panel = kMaxRows;
-  for (int64_t begin = 0; begin < args.m; begin += panel) {
-    const int64_t end = begin + panel < args.m ? begin + panel : args.m;
+  int64_t panel_rows = kPanelBytes / x_row_bytes / kMaxRows * kMaxRows;
+  if (panel_rows < kMaxRows) panel_rows = kMaxRows;
+  const int64_t num_panels = (args.m + panel_rows - 1) / panel_rows;
+  for (int64_t p = 0; p < num_panels; ++p) {
+    const int64_t begin = args.m * p / num_panels;
+    const int64_t end = args.m * (p + 1) / num_panels;
     int64_t group = 0;
     for (; group + G <= args.num_groups; group += G) {
       RunRows<Tile, Format, G, kMaxRows>(args, group, begin, end);

@@ -5,9 +5,11 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -115,6 +117,11 @@ struct Step {
     Check(memory.status());
     cache_memory = *std::move(memory);
     cache.base = cache_memory.data();
+    std::mt19937 random(1);
+    auto* const halves = reinterpret_cast<uint16_t*>(cache.base);
+    for (size_t i = 0; i < cache_memory.size() / 2; ++i) {
+      halves[i] = static_cast<uint16_t>(0x3000 | (random() & 0x8fff));  // about 0.1 to 0.5
+    }
     tables.resize(batch);
     for (int64_t b = 0; b < batch; ++b) {
       tables[b].resize(blocks_each);
@@ -164,8 +171,18 @@ struct Step {
     }
   }
 
+  // Adds the time since the last mark to part `name`.
+  void Mark(const char* name) {
+    if (parts == nullptr) return;
+    const double now = Now();
+    (*parts)[name] += now - last_mark;
+    last_mark = now;
+  }
+
   void Everything() {
+    if (parts != nullptr) last_mark = Now();
     Check(Embed(pool, model.head, ids, View(hidden, kHidden)));
+    Mark("embed");
     const MutableMatrix x = View(hidden, kHidden);
     const MutableMatrix all = View(qkv, kQkv);
     const MutableMatrix heads = View(attention, kHeads * kHeadDim);
@@ -173,27 +190,41 @@ struct Step {
     for (int32_t l = 0; l < kLayers; ++l) {
       const Layer& layer = model.layers[l];
       Check(RmsNorm(pool, x, model.norm, 1e-5f, input));
+      Mark("norm");
       Check(Matmul(pool, input, layer.qkv, {}, all));
+      Mark("qkv");
       const MutableMatrix qk = all.Columns(0, (kHeads + kKvHeads) * kHeadDim);
       Check(ApplyRope(pool, model.rope, RopeStyle::kInterleaved, positions, kHeadDim, qk));
+      Mark("rope");
       Check(WriteKv(pool,
                     all.Columns(kHeads * kHeadDim, kKvHeads * kHeadDim),
                     all.Columns((kHeads + kKvHeads) * kHeadDim, kKvHeads * kHeadDim),
                     slots,
                     l,
                     cache));
+      Mark("write_kv");
       Check(PagedAttention(
           pool, all.Columns(0, kHeads * kHeadDim), cache, l, sequences, 0.125f, workspace, heads));
+      Mark("attention");
       Check(QuantizeActivations(pool, heads, input));
+      Mark("quantize");
       Check(Matmul(pool, input, layer.o, {.accumulate = true}, x));
+      Mark("o");
       Check(RmsNorm(pool, x, model.norm, 1e-5f, input));
+      Mark("norm");
       Check(Matmul(pool, input, layer.gate_up, {}, ffn));
+      Mark("gate_up");
       Check(SiluMul(pool, ffn.Columns(0, kFfn), ffn.Columns(kFfn, kFfn), wide));
+      Mark("silu");
       Check(Matmul(pool, wide, layer.down, {.accumulate = true}, x));
+      Mark("down");
     }
     Head();
+    Mark("head");
   }
 
+  std::map<std::string, double>* parts = nullptr;
+  double last_mark = 0;
   ThreadPool& pool;
   Model& model;
   int64_t rows;
@@ -215,7 +246,7 @@ void BenchLinears(ThreadPool& pool, Model& model) {
       macs += static_cast<double>(w->n() * w->k());
     }
   }
-  for (int64_t m : {1, 2, 4, 8, 16, 32, 128, 512}) {
+  for (int64_t m : {1, 2, 4, 6, 8, 12, 16, 32, 128, 512}) {
     Step step(pool, model, 1, m, 0);
     const double t = BestSeconds(0.7, [&] { step.Linears(); });
     std::printf("linears  m=%-4ld %8.3f ms  %6.1f GB/s  %6.1f GMAC/s  %7.0f rows/s\n",
@@ -249,7 +280,7 @@ void BenchAttention(ThreadPool& pool, Model& model) {
   struct Case {
     int64_t batch, rows, context;
   };
-  for (const Case c : {Case{1, 1, 127},
+  for (const Case c : {Case{1, 1, 127}, Case{16, 1, 127},
                        Case{1, 1, 1023},
                        Case{1, 1, 4095},
                        Case{16, 1, 255},
@@ -297,6 +328,28 @@ void BenchSteps(ThreadPool& pool, Model& model) {
   }
 }
 
+// Where the time of a step goes.
+void BenchParts(ThreadPool& pool, Model& model) {
+  for (const auto& [batch, rows, context] :
+       {std::array<int64_t, 3>{1, 1, 128}, {16, 1, 128}, {1, 512, 0}}) {
+    Step step(pool, model, batch, rows, context);
+    step.Everything();
+    std::map<std::string, double> best;
+    double best_total = 1e30;
+    for (int i = 0; i < 8; ++i) {
+      std::map<std::string, double> parts;
+      step.parts = &parts;
+      step.Everything();
+      double total = 0;
+      for (const auto& [name, t] : parts) total += t;
+      if (total < best_total) best = parts;
+      best_total = std::min(best_total, total);
+    }
+    std::printf("step B=%ld rows=%ld ctx=%ld: %.3f ms\n", batch, rows, context, best_total * 1e3);
+    for (const auto& [name, t] : best) std::printf("  %-10s %9.3f ms\n", name.c_str(), t * 1e3);
+  }
+}
+
 void BenchLogits() {
   std::vector<float> logits(kVocab);
   std::mt19937 random(1);
@@ -340,5 +393,6 @@ int main(int argc, char** argv) {
   if (wanted("linears")) BenchLinears(pool, model);
   if (wanted("attention")) BenchAttention(pool, model);
   if (wanted("logits")) BenchLogits();
+  if (wanted("parts")) BenchParts(pool, model);
   if (wanted("steps")) BenchSteps(pool, model);
 }

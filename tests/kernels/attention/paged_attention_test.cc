@@ -189,9 +189,9 @@ TEST_P(PagedAttentionTest, MatchesTextbookAttention) {
 
 TEST_P(PagedAttentionTest, AnyPrefillSplitGivesTheBitsOfDecodingOneByOne) {
   for (const Shape& shape : {kSmol, Shape{2, 1, 32, DType::kF32}, Shape{1, 5, 48, DType::kF16}}) {
-    const Tokens tokens = RandomTokens(shape, 530, 2);
+    const Tokens tokens = RandomTokens(shape, 300, 2);
     const auto expected = OneByOne(shape, tokens);
-    for (int32_t chunk : {530, 512, 256, 100, 33, 7}) {
+    for (int32_t chunk : {300, 256, 100, 33, 7}) {
       Cache cache(shape, 20);
       const auto table = cache.Add(pool_, tokens, 0);
       for (int32_t begin = 0; begin < tokens.count; begin += chunk) {
@@ -214,12 +214,12 @@ TEST_P(PagedAttentionTest, BatchMatesAndThreadsNeverChangeBits) {
   const Shape& shape = kSmol;
   std::vector<Tokens> sequences;
   std::vector<std::vector<float>> expected;
-  const int32_t lengths[] = {1, 40, 257, 700, 32, 256};
+  const int32_t lengths[] = {1, 40, 257, 520, 32, 256};
   for (uint32_t i = 0; i < std::size(lengths); ++i) {
     sequences.push_back(RandomTokens(shape, lengths[i], 100 + 3 * i));
     expected.push_back(OneByOne(shape, sequences.back()));
   }
-  for (int threads : {1, 2, 3, 8}) {
+  for (int threads : {1, 2, 5}) {
     ThreadPool pool(threads, false);
     Cache cache(shape, 64);
     std::vector<std::vector<int32_t>> tables;
