@@ -54,7 +54,7 @@ bool KvCache::Open(BlockTable& table,
     matched_.push_back(block);
   }
   const int32_t num_matched = static_cast<int32_t>(matched_.size());
-  const int32_t num_new = BlocksFor(tokens.size()) - num_matched;
+  const int32_t num_new = BlocksFor(static_cast<int64_t>(tokens.size())) - num_matched;
   if (pool_.num_available() - evictable_hits - num_new < spare) return false;
 
   table.blocks.reserve(num_matched + num_new + 1);

@@ -119,6 +119,8 @@ std::unique_ptr<Sequence> Scheduler::MakeSequence(const std::shared_ptr<const Re
   sequence->group = group;
   sequence->arrival_ns = request->arrival_ns;
   sequence->num_sent_tokens = sequence->num_output_tokens();
+  // One choice scores the prompt for all; the others may compute it again, but do not report it.
+  if (choice > 0) sequence->num_scored_prompt_tokens = request->num_prompt_tokens;
   cache_->Bind(sequence->table, /*adapter=*/"", request->cache_salt);
   ++num_sequences_;
   return sequence;

@@ -71,6 +71,7 @@ class Driver {
     s.vocab_size = 10;
     for (int32_t i = 0; i < 100; i += 7) {
       options.numeric_errors[absl::StrCat("r", i)] = bytes.Below(6);
+      options.no_candidates[absl::StrCat("r", i + 3)] = bytes.Below(6);
     }
     return options;
   }

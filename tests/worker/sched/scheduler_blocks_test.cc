@@ -243,6 +243,26 @@ TEST(SchedulerForkTest, MoreChoicesThanSlotsRunInGroups) {
   EXPECT_EQ(world.result("a", 2).cached_tokens, 8);
 }
 
+TEST(SchedulerForkTest, OnlyTheFirstChoiceScoresThePrompt) {
+  // Forks that are preempted compute the prompt again, and later groups compute it anew.
+  SchedulerWorld::Options options = SchedulerWorld::SmallOptions();
+  options.scheduler.max_num_seqs = 2;
+  SchedulerWorld world(options);
+  Request request = Make("a", 10, 6);
+  request.n = 4;
+  request.sampling.prompt_logprobs = 0;
+  ASSERT_TRUE(world.Add(request).ok());
+  while (!world.Plan().empty()) {
+    for (const BatchEntry& entry : world.batch().entries) {
+      for (const Sequence* sequence : entry.samplers) {
+        EXPECT_EQ(sequence->num_scored_prompt_tokens, sequence->choice_index == 0 ? 0 : 10);
+      }
+    }
+    world.Run();
+  }
+  EXPECT_TRUE(world.done("a", 3));
+}
+
 TEST(SchedulerForkTest, ForksArePreemptedOneByOne) {
   SchedulerWorld world(WithBlocks(9));
   Request request = Make("a", 9, 16);

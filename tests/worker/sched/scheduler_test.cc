@@ -448,6 +448,17 @@ TEST(SchedulerTest, NumericErrorEndsItsSequenceAlone) {
   EXPECT_EQ(world.result("good").reason, FinishReason::kLength);
 }
 
+TEST(SchedulerTest, MasksThatLeaveNoTokenEndTheSequenceAsTheRequestsFault) {
+  SchedulerWorld::Options options = SchedulerWorld::SmallOptions();
+  options.no_candidates["a"] = 3;
+  SchedulerWorld world(options);
+  ASSERT_TRUE(world.Add(Make("a", 9, 10)).ok());
+  world.Drain();
+  EXPECT_EQ(world.result("a").reason, FinishReason::kError);
+  EXPECT_EQ(world.result("a").code, absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(world.cache().Hashes().size(), 2);  // its numbers are sound
+}
+
 TEST(SchedulerTest, BlocksOfANumericErrorLeaveThePrefixCacheAndAreZeroed) {
   SchedulerWorld::Options options = SchedulerWorld::SmallOptions();
   options.numeric_errors["bad"] = 3;

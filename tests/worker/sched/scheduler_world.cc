@@ -88,9 +88,11 @@ int32_t SchedulerWorld::NextToken(const Request& request, int32_t choice, uint64
   return static_cast<int32_t>(Mix(Mix(kv, request.seed), choice) % options_.scheduler.vocab_size);
 }
 
-bool SchedulerWorld::FailsAt(const Request& request, int32_t output_index) const {
-  const auto it = options_.numeric_errors.find(request.id);
-  return it != options_.numeric_errors.end() && it->second == output_index;
+bool SchedulerWorld::Lists(const std::map<std::string, int32_t>& indices,
+                           const Request& request,
+                           int32_t output_index) {
+  const auto it = indices.find(request.id);
+  return it != indices.end() && it->second == output_index;
 }
 
 SchedulerWorld::Result SchedulerWorld::Expected(const Request& request,
@@ -101,9 +103,10 @@ SchedulerWorld::Result SchedulerWorld::Expected(const Request& request,
   for (const int32_t token : tokens) kv = KvAfter(request, kv, token);
   while (result.reason == FinishReason::kNone) {
     const int32_t index = static_cast<int32_t>(tokens.size()) - request.num_prompt_tokens;
-    if (FailsAt(request, index)) {
+    const bool bad = Lists(options_.numeric_errors, request, index);
+    if (bad || Lists(options_.no_candidates, request, index)) {
       result.reason = FinishReason::kError;
-      result.code = absl::StatusCode::kInternal;
+      result.code = bad ? absl::StatusCode::kInternal : absl::StatusCode::kInvalidArgument;
       break;
     }
     const int32_t token = NextToken(request, choice_index, kv);
@@ -207,9 +210,12 @@ void SchedulerWorld::RunEntry(const BatchEntry& entry, std::vector<Sampled>& sam
   }
   for (Sequence* sampler : entry.samplers) {
     PACELINE_CHECK(sampler->token_ids == s.token_ids, "a sampler with other tokens");
-    const bool fails = FailsAt(request, sampler->num_output_tokens());
-    sampled.push_back({sampler, fails ? -1 : NextToken(request, sampler->choice_index, kv), fails});
-    if (!fails) continue;
+    const int32_t index = sampler->num_output_tokens();
+    const bool bad = Lists(options_.numeric_errors, request, index);
+    const bool none = !bad && Lists(options_.no_candidates, request, index);
+    const int32_t token = bad || none ? -1 : NextToken(request, sampler->choice_index, kv);
+    sampled.push_back({sampler, token, bad, none});
+    if (!bad) continue;
     const int32_t last = end - 1;
     kv_[int64_t{table[last / block_size]} * block_size + last % block_size] = kPoison;
   }

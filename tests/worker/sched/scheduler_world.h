@@ -29,6 +29,8 @@ class SchedulerWorld {
     KvCache::Options cache;
     // Output index (of any choice of the request) at which the row is bad; by request id.
     std::map<std::string, int32_t> numeric_errors;
+    // The same for a row in which the request's masks leave no token.
+    std::map<std::string, int32_t> no_candidates;
     bool check_every_step = true;
   };
 
@@ -100,7 +102,9 @@ class SchedulerWorld {
   uint64_t KvAfter(const Request& request, uint64_t before, int32_t token) const;
   uint64_t KvRoot(const Request& request) const;
   int32_t NextToken(const Request& request, int32_t choice, uint64_t kv) const;
-  bool FailsAt(const Request& request, int32_t output_index) const;
+  static bool Lists(const std::map<std::string, int32_t>& indices,
+                    const Request& request,
+                    int32_t output_index);
   void CheckProgress(const Batch& batch) const;
   void PrepareBlocks(const Batch& batch);
   void RunEntry(const BatchEntry& entry, std::vector<Sampled>& sampled);
