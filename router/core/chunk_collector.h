@@ -1,4 +1,5 @@
-// Puts the chunks of one call together to a whole answer. Owned by the call's sink; not thread-safe.
+// Puts the chunks of one call together to a whole answer. Owned by the call's sink; not
+// thread-safe.
 #ifndef PACELINE_ROUTER_CORE_CHUNK_COLLECTOR_H_
 #define PACELINE_ROUTER_CORE_CHUNK_COLLECTOR_H_
 

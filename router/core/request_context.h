@@ -20,8 +20,8 @@ inline constexpr char kDefaultTenant[] = "default";
 inline constexpr size_t kMaxRequestIdBytes = 128;
 inline constexpr size_t kMaxKeyBytes = 512;
 
-// Maps an API key to its tenant, or to the 401 or 403 that it deserves. Called from any thread, must
-// not block. A null function means that no keys are set: everybody is kDefaultTenant.
+// Maps an API key to its tenant, or to the 401 or 403 that it deserves. Called from any thread,
+// must not block. A null function means that no keys are set: everybody is kDefaultTenant.
 using Authenticate = std::function<std::variant<std::string, ApiError>(std::string_view key)>;
 
 // The one answer to a missing, malformed or unknown key; it never says which.
@@ -31,8 +31,8 @@ inline ApiError UnauthenticatedError() {
                   .code = "invalid_api_key"};
 }
 
-// The key of "Bearer <key>", or nullopt. The scheme is case-insensitive; the key is 1..512 printable
-// ASCII characters without spaces.
+// The key of "Bearer <key>", or nullopt. The scheme is case-insensitive; the key is 1..512
+// printable ASCII characters without spaces.
 inline std::optional<std::string_view> BearerKey(std::string_view authorization) {
   constexpr std::string_view kScheme = "bearer ";
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
@@ -43,9 +43,8 @@ inline std::optional<std::string_view> BearerKey(std::string_view authorization)
       });
   if (!is_bearer) return std::nullopt;
   authorization.remove_prefix(kScheme.size());
-  const bool printable = std::all_of(authorization.begin(), authorization.end(), [](char c) {
-    return c > ' ' && c < 0x7f;
-  });
+  const bool printable = std::all_of(
+      authorization.begin(), authorization.end(), [](char c) { return c > ' ' && c < 0x7f; });
   if (!printable || authorization.empty() || authorization.size() > kMaxKeyBytes) {
     return std::nullopt;
   }
@@ -53,8 +52,8 @@ inline std::optional<std::string_view> BearerKey(std::string_view authorization)
 }
 
 // The tenant of a request that came with `authorization` (nullopt: without, or with several).
-inline std::variant<std::string, ApiError> TenantOf(
-    const Authenticate& authenticate, std::optional<std::string_view> authorization) {
+inline std::variant<std::string, ApiError> TenantOf(const Authenticate& authenticate,
+                                                    std::optional<std::string_view> authorization) {
   if (!authenticate) return std::string(kDefaultTenant);
   const auto key = authorization ? BearerKey(*authorization) : std::nullopt;
   if (!key) return UnauthenticatedError();
@@ -85,7 +84,8 @@ inline bool IsValidTraceparent(std::string_view value) {
   if (value.size() != 55 || value[2] != '-' || value[35] != '-' || value[52] != '-') return false;
   for (size_t i = 0; i < value.size(); ++i) {
     if (i == 2 || i == 35 || i == 52) continue;
-    const bool is_hex = (value[i] >= '0' && value[i] <= '9') || (value[i] >= 'a' && value[i] <= 'f');
+    const bool is_hex =
+        (value[i] >= '0' && value[i] <= '9') || (value[i] >= 'a' && value[i] <= 'f');
     if (!is_hex) return false;
   }
   return value.substr(0, 2) != "ff";

@@ -27,13 +27,14 @@ class GrpcServer {
  public:
   struct Options {
     std::string host = "127.0.0.1";
-    uint16_t port = 0;                                      // 0: a free one
-    std::shared_ptr<grpc::ServerCredentials> credentials;   // null: without TLS
+    uint16_t port = 0;                                     // 0: a free one
+    std::shared_ptr<grpc::ServerCredentials> credentials;  // null: without TLS
     int max_message_bytes = 4 << 20;
     int max_metadata_bytes = 16 << 10;
     int max_streams_per_connection = 100;
     bool reflection = true;  // needs a key like everything else when keys are set
-    // Further services on the same port, for tests and single-port set-ups; must outlive the server.
+    // Further services on the same port, for tests and single-port set-ups; must outlive the
+    // server.
     std::vector<grpc::Service*> more_services;
   };
 

@@ -1,6 +1,6 @@
-// The core's events of one call to gRPC's reactors. Each call has two parts with lives of their own:
-// the reactor, which gRPC ends, and the state, which is the core's sink. Whichever goes first tells
-// the other.
+// The core's events of one call to gRPC's reactors. Each call has two parts with lives of their
+// own: the reactor, which gRPC ends, and the state, which is the core's sink. Whichever goes first
+// tells the other.
 #ifndef PACELINE_ROUTER_GRPC_INFERENCE_CALL_H_
 #define PACELINE_ROUTER_GRPC_INFERENCE_CALL_H_
 

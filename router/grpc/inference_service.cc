@@ -23,9 +23,8 @@ std::variant<CallRequest, grpc::Status> MakeCall(grpc::CallbackServerContext* co
                                                  bool is_stream) {
   auto tenant = TenantOfCall(authenticate, *context);
   if (const auto* error = std::get_if<ApiError>(&tenant)) return FinishStatus(*error, *context);
-  CallRequest call{.body = request,
-                   .tenant = std::move(std::get<std::string>(tenant)),
-                   .is_stream = is_stream};
+  CallRequest call{
+      .body = request, .tenant = std::move(std::get<std::string>(tenant)), .is_stream = is_stream};
   v1::RequestOptions& options = *std::get<Request>(call.body).mutable_options();
   FillFromCall(*context, options, call);
   // The core refuses ids that are not printable; they must not reach a header either.
@@ -88,7 +87,7 @@ grpc::ServerUnaryReactor* Simple(grpc::CallbackServerContext* context,
 InferenceService::InferenceService(router::Service* service,
                                    Executor* executor,
                                    Authenticate authenticate)
-   
+
     : service_(service), executor_(executor), authenticate_(std::move(authenticate)) {}
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,

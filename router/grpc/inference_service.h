@@ -14,8 +14,8 @@ namespace paceline::router {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  // `service` and `executor` must outlive the server that this is registered with. The executor runs
-  // Tokenize and Detokenize; null: gRPC's own threads do.
+  // `service` and `executor` must outlive the server that this is registered with. The executor
+  // runs Tokenize and Detokenize; null: gRPC's own threads do.
   InferenceService(router::Service* service, Executor* executor, Authenticate authenticate);
 
   // Calls that are running, for an orderly end.

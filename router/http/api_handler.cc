@@ -57,7 +57,8 @@ std::string_view PathOf(std::string_view target) { return target.substr(0, targe
 const Route* FindRoute(std::string_view path) {
   for (const Route& route : kRoutes) {
     if (route.id == kModel) {
-      if (path.size() > kModelPrefix.size() && path.substr(0, kModelPrefix.size()) == kModelPrefix) {
+      if (path.size() > kModelPrefix.size() &&
+          path.substr(0, kModelPrefix.size()) == kModelPrefix) {
         return &route;
       }
     } else if (route.path == path) {
@@ -76,8 +77,9 @@ bool IsKnownMethod(std::string_view method) {
 char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 bool EqualsIgnoreCase(std::string_view a, std::string_view b) {
-  return a.size() == b.size() &&
-         std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) { return Lower(x) == Lower(y); });
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) {
+           return Lower(x) == Lower(y);
+         });
 }
 
 std::string_view Trim(std::string_view text) {
@@ -98,7 +100,8 @@ bool IsJson(std::optional<std::string_view> content_type) {
     constexpr std::string_view kCharset = "charset=";
     if (!EqualsIgnoreCase(parameter.substr(0, kCharset.size()), kCharset)) continue;
     const std::string_view charset = parameter.substr(kCharset.size());
-    if (!EqualsIgnoreCase(charset, "utf-8") && !EqualsIgnoreCase(charset, "\"utf-8\"")) return false;
+    if (!EqualsIgnoreCase(charset, "utf-8") && !EqualsIgnoreCase(charset, "\"utf-8\""))
+      return false;
   }
   return true;
 }
@@ -268,9 +271,8 @@ void ApiHandler::AnswerInference(const HttpRequest& request,
   if (const auto* error = std::get_if<ApiError>(&deadline)) {
     return exchange->Respond(ErrorResponse(*error));
   }
-  auto parsed = request.route == kCompletions
-                    ? ParseCompletion(request.body, options_.parse)
-                    : ParseChatCompletion(request.body, options_.parse);
+  auto parsed = request.route == kCompletions ? ParseCompletion(request.body, options_.parse)
+                                              : ParseChatCompletion(request.body, options_.parse);
   if (const auto* error = std::get_if<ApiError>(&parsed)) {
     return exchange->Respond(ErrorResponse(*error));
   }
@@ -327,8 +329,7 @@ HttpResponse ApiHandler::Tokenize(const HttpRequest& request) {
   const auto& tokenize = std::get<v1::TokenizeRequest>(parsed);
   const auto result = options_.service->Tokenize(tokenize);
   if (const auto* error = std::get_if<ApiError>(&result)) return ErrorResponse(*error);
-  return JsonResponse(
-      TokenizeJson(std::get<TokenizeResult>(result), tokenize.return_token_strs()));
+  return JsonResponse(TokenizeJson(std::get<TokenizeResult>(result), tokenize.return_token_strs()));
 }
 
 HttpResponse ApiHandler::Detokenize(const HttpRequest& request) {

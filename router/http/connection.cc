@@ -4,9 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <utility>
 
 #include "boost/asio/post.hpp"
@@ -20,65 +18,7 @@ using boost::system::error_code;
 
 constexpr size_t kInputBytes = 16 << 10;
 constexpr size_t kMaxDiscardedBytes = 16 << 20;
-constexpr size_t kKeptOutputBytes = 64 << 10;
 constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
-
-std::string_view ReasonPhrase(int status) {
-  switch (status) {
-    case 200:
-      return "OK";
-    case 400:
-      return "Bad Request";
-    case 401:
-      return "Unauthorized";
-    case 403:
-      return "Forbidden";
-    case 404:
-      return "Not Found";
-    case 405:
-      return "Method Not Allowed";
-    case 408:
-      return "Request Timeout";
-    case 409:
-      return "Conflict";
-    case 413:
-      return "Content Too Large";
-    case 414:
-      return "URI Too Long";
-    case 415:
-      return "Unsupported Media Type";
-    case 417:
-      return "Expectation Failed";
-    case 429:
-      return "Too Many Requests";
-    case 431:
-      return "Request Header Fields Too Large";
-    case 499:
-      return "Client Closed Request";
-    case 501:
-      return "Not Implemented";
-    case 503:
-      return "Service Unavailable";
-    case 504:
-      return "Gateway Timeout";
-    case 505:
-      return "HTTP Version Not Supported";
-    default:
-      return status < 500 ? "Error" : "Internal Server Error";
-  }
-}
-
-std::string DateNow() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  char text[40];
-  return std::string(text, std::strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &parts));
-}
-
-void AppendHeader(std::string_view name, std::string_view value, std::string* out) {
-  out->append(name).append(": ").append(value).append("\r\n");
-}
 
 // A peer that vanishes without a word is noticed within 20 s.
 void SetSocketOptions(asio::ip::tcp::socket& socket, int send_buffer_bytes) {
@@ -96,236 +36,6 @@ void SetSocketOptions(asio::ip::tcp::socket& socket, int send_buffer_bytes) {
 }
 
 }  // namespace
-
-// ---- ConnectionSet -----------------------------------------------------------------------------
-
-void ConnectionSet::Add(const std::shared_ptr<Connection>& connection) {
-  const std::lock_guard lock(mutex_);
-  entries_[connection.get()].connection = connection;
-}
-
-void ConnectionSet::Remove(const Connection* connection) {
-  const std::lock_guard lock(mutex_);
-  const auto it = entries_.find(connection);
-  if (it == entries_.end()) return;
-  if (it->second.is_idle) idle_.erase(it->second.idle);
-  entries_.erase(it);
-  if (entries_.empty()) emptied_.notify_all();
-}
-
-void ConnectionSet::SetIdle(const Connection* connection, bool idle) {
-  const std::lock_guard lock(mutex_);
-  const auto it = entries_.find(connection);
-  if (it == entries_.end() || it->second.is_idle == idle) return;
-  it->second.is_idle = idle;
-  if (idle) {
-    it->second.idle = idle_.insert(idle_.end(), connection);
-  } else {
-    idle_.erase(it->second.idle);
-  }
-}
-
-std::shared_ptr<Connection> ConnectionSet::TakeOldestIdle() {
-  const std::lock_guard lock(mutex_);
-  if (idle_.empty()) return nullptr;
-  Entry& entry = entries_.at(idle_.front());
-  idle_.pop_front();
-  entry.is_idle = false;
-  return entry.connection.lock();
-}
-
-std::vector<std::shared_ptr<Connection>> ConnectionSet::All() const {
-  const std::lock_guard lock(mutex_);
-  std::vector<std::shared_ptr<Connection>> all;
-  for (const auto& [key, entry] : entries_) {
-    if (auto connection = entry.connection.lock()) all.push_back(std::move(connection));
-  }
-  return all;
-}
-
-size_t ConnectionSet::size() const {
-  const std::lock_guard lock(mutex_);
-  return entries_.size();
-}
-
-bool ConnectionSet::WaitUntilEmpty(std::chrono::nanoseconds timeout) const {
-  std::unique_lock lock(mutex_);
-  return emptied_.wait_for(lock, timeout, [this] { return entries_.empty(); });
-}
-
-// ---- The exchange ------------------------------------------------------------------------------
-
-// What was handed in for one answer and not yet taken by the connection. Any thread.
-class Connection::ExchangeState final : public Exchange {
- public:
-  ExchangeState(std::shared_ptr<Connection> connection, const HttpRequest& request)
-      : connection_(std::move(connection)),
-        route_(request.route_label),
-        request_id_(request.request_id),
-        arrival_ns_(request.arrival_ns),
-        is_head_request_(request.method == "HEAD"),
-        is_http_1_0_(request.is_http_1_0),
-        close_(!request.keep_alive) {}
-
-  void Respond(HttpResponse response) override {
-    const std::lock_guard lock(mutex_);
-    if (!connection_ || finished_) return;
-    close_ |= response.close;
-    AppendHead(response, /*is_stream=*/false);
-    if (!is_head_request_) pending_.append(response.body);
-    finished_ = true;
-    Schedule();
-  }
-
-  void StartStream(HttpResponse head) override {
-    const std::lock_guard lock(mutex_);
-    if (!connection_ || finished_) return;
-    close_ |= head.close || is_http_1_0_;
-    is_stream_ = true;
-    AppendHead(head, /*is_stream=*/true);
-    head_size_ = pending_.size();
-    Schedule();
-  }
-
-  void Write(std::string_view bytes) override {
-    const std::lock_guard lock(mutex_);
-    if (!connection_ || finished_) return;
-    pending_.append(bytes);
-    Schedule();
-  }
-
-  void Finish(bool close) override {
-    const std::lock_guard lock(mutex_);
-    if (!connection_ || finished_) return;
-    close_ |= close;
-    finished_ = true;
-    Schedule();
-  }
-
-  int64_t UnsentBytes() const override {
-    const std::lock_guard lock(mutex_);
-    return static_cast<int64_t>(pending_.size() + in_flight_);
-  }
-
-  void SetObserver(std::shared_ptr<ExchangeObserver> observer) override {
-    const std::lock_guard lock(mutex_);
-    if (connection_) observer_ = std::move(observer);
-  }
-
-  // ---- For the connection, on its strand.
-  // Moves what waits to `out`, ready for the wire.
-  void Take(std::string* out) {
-    const std::lock_guard lock(mutex_);
-    scheduled_ = false;
-    out->append(pending_, 0, head_size_);
-    const std::string_view payload = std::string_view(pending_).substr(head_size_);
-    if (is_stream_ && !is_http_1_0_) {
-      AppendChunk(payload, out);
-    } else {
-      out->append(payload);
-    }
-    pending_.clear();
-    if (pending_.capacity() > kKeptOutputBytes) pending_.shrink_to_fit();
-    head_size_ = 0;
-    in_flight_ = out->size();
-  }
-  void Sent(size_t count) {
-    const std::lock_guard lock(mutex_);
-    in_flight_ -= std::min(in_flight_, count);
-  }
-  bool finished() const {
-    const std::lock_guard lock(mutex_);
-    return finished_;
-  }
-  // Everything was handed over and sent.
-  bool IsComplete() const {
-    const std::lock_guard lock(mutex_);
-    return finished_ && pending_.empty() && in_flight_ == 0 && ended_;
-  }
-  bool close() const {
-    const std::lock_guard lock(mutex_);
-    return close_;
-  }
-  std::shared_ptr<ExchangeObserver> observer() const {
-    const std::lock_guard lock(mutex_);
-    return observer_;
-  }
-  HttpAccess access() const {
-    const std::lock_guard lock(mutex_);
-    return HttpAccess{.route = route_,
-                      .status = status_,
-                      .duration_ns = SteadyClock::Get().NowNs() - arrival_ns_};
-  }
-  // Cuts the ties to the connection; from here on everything is dropped.
-  void Detach() {
-    std::shared_ptr<Connection> connection;  // released without the lock
-    std::shared_ptr<ExchangeObserver> observer;
-    const std::lock_guard lock(mutex_);
-    connection.swap(connection_);
-    observer.swap(observer_);
-  }
-
- private:
-  void Schedule() {
-    if (std::exchange(scheduled_, true)) return;
-    asio::post(connection_->socket_.get_executor(),
-               [connection = connection_] { connection->Flush(); });
-  }
-
-  // Payload as one chunk, and the last chunk when the stream is finished.
-  void AppendChunk(std::string_view payload, std::string* out) {
-    if (!payload.empty()) {
-      char size[20];
-      std::snprintf(size, sizeof(size), "%zx\r\n", payload.size());
-      out->append(size).append(payload).append("\r\n");
-    }
-    if (finished_ && !ended_) out->append("0\r\n\r\n");
-    ended_ = finished_;
-  }
-
-  void AppendHead(const HttpResponse& response, bool is_stream) {
-    status_ = response.status;
-    ended_ = !is_stream || is_http_1_0_;
-    std::string& out = pending_;
-    out.append(is_http_1_0_ ? "HTTP/1.0 " : "HTTP/1.1 ").append(std::to_string(response.status));
-    out.append(" ").append(ReasonPhrase(response.status)).append("\r\n");
-    AppendHeader("Date", DateNow(), &out);
-    AppendHeader("Content-Type", response.content_type, &out);
-    if (!is_stream) {
-      AppendHeader("Content-Length", std::to_string(response.body.size()), &out);
-    } else if (!is_http_1_0_) {
-      AppendHeader("Transfer-Encoding", "chunked", &out);
-    }
-    if (!request_id_.empty()) AppendHeader("X-Request-Id", request_id_, &out);
-    for (const auto& [name, value] : response.headers) AppendHeader(name, value, &out);
-    if (close_ || connection_->draining_) {
-      AppendHeader("Connection", "close", &out);
-    } else if (is_http_1_0_) {
-      AppendHeader("Connection", "keep-alive", &out);
-    }
-    out.append("\r\n");
-  }
-
-  mutable std::mutex mutex_;  // guards what is not const
-  std::shared_ptr<Connection> connection_;
-  std::shared_ptr<ExchangeObserver> observer_;
-  const std::string_view route_;
-  const std::string request_id_;
-  const int64_t arrival_ns_;
-  const bool is_head_request_;
-  const bool is_http_1_0_;
-  int status_ = 0;
-  std::string pending_;    // a head of head_size_ bytes, then payload
-  size_t head_size_ = 0;
-  size_t in_flight_ = 0;
-  bool is_stream_ = false;
-  bool ended_ = false;     // the last chunk was taken, or none is needed
-  bool finished_ = false;
-  bool close_;
-  bool scheduled_ = false;
-};
-
-// ---- Connection --------------------------------------------------------------------------------
 
 Connection::Connection(Socket socket,
                        const HttpServer::Options& options,
@@ -370,6 +80,10 @@ void Connection::Stop() {
 
 void Connection::Abort() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
+}
+
+void Connection::WakeWriter() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Flush(); });
 }
 
 void Connection::Enter(Phase phase) {
@@ -507,7 +221,7 @@ bool Connection::ProcessBody() {
 
 void Connection::OpenExchange(const HttpRequest& request) {
   Enter(Phase::kAnswer);
-  exchange_ = std::make_shared<ExchangeState>(shared_from_this(), request);
+  exchange_ = std::make_shared<ConnectionExchange>(shared_from_this(), request);
 }
 
 void Connection::Dispatch(HttpRequest request) {
@@ -550,13 +264,13 @@ void Connection::OnWritten(const error_code& error, size_t count) {
   if (phase_ == Phase::kClosed) return;
   if (error) return Close();
   output_sent_ += count;
-  const std::shared_ptr<ExchangeState> exchange = exchange_;
+  const std::shared_ptr<ConnectionExchange> exchange = exchange_;
   if (exchange) exchange->Sent(count);
   if (output_sent_ < output_.size()) {
     WriteSome();
   } else {
     output_.clear();
-    if (output_.capacity() > kKeptOutputBytes) output_.shrink_to_fit();
+    if (output_.capacity() > ConnectionExchange::kKeptBytes) output_.shrink_to_fit();
     output_sent_ = 0;
     if (phase_ == Phase::kAnswer) SetDeadline(Clock::time_point::max());
     Flush();
@@ -566,7 +280,7 @@ void Connection::OnWritten(const error_code& error, size_t count) {
 }
 
 void Connection::FinishAnswer() {
-  const std::shared_ptr<ExchangeState> exchange = std::move(exchange_);
+  const std::shared_ptr<ConnectionExchange> exchange = std::move(exchange_);
   exchange_ = nullptr;
   handler_->OnAnswered(exchange->access());
   const bool close = exchange->close() || draining_ || input_ended_;
@@ -605,9 +319,8 @@ void Connection::OnDeadline() {
   if (phase_ != Phase::kBody) return Close();
   const auto now = Clock::now();
   const double seconds = std::chrono::duration<double>(now - body_start_).count();
-  const bool fast_enough =
-      static_cast<double>(body_bytes_) >=
-      seconds * static_cast<double>(options_.min_body_bytes_per_second);
+  const bool fast_enough = static_cast<double>(body_bytes_) >=
+                           seconds * static_cast<double>(options_.min_body_bytes_per_second);
   if (!fast_enough || now >= body_start_ + options_.body_timeout) return Refuse(408);
   SetDeadline(std::min<Clock::time_point>(now + std::chrono::seconds(1),
                                           body_start_ + options_.body_timeout));
@@ -628,7 +341,7 @@ void Connection::Close() {
   error_code ignored;
   timer_.cancel();
   socket_.close(ignored);
-  const std::shared_ptr<ExchangeState> exchange = std::move(exchange_);
+  const std::shared_ptr<ConnectionExchange> exchange = std::move(exchange_);
   exchange_ = nullptr;
   if (exchange) {
     const auto observer = exchange->observer();

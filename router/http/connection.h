@@ -1,55 +1,26 @@
 // One client's TCP connection: reads requests one after another, hands them to the handler, writes
-// the answers, and notices at once when the client goes away. Owned by its pending operations and by
-// the exchange in progress; everything but the Exchange runs on its strand.
+// the answers, and notices at once when the client goes away. Owned by its pending operations and
+// by the exchange in progress; everything but the Exchange runs on its strand.
 #ifndef PACELINE_ROUTER_HTTP_CONNECTION_H_
 #define PACELINE_ROUTER_HTTP_CONNECTION_H_
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
-#include <list>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "boost/asio/ip/tcp.hpp"
 #include "boost/asio/steady_timer.hpp"
+#include "router/http/connection_exchange.h"
+#include "router/http/connection_set.h"
 #include "router/http/http_server.h"
 #include "router/http/message.h"
 #include "router/http/request_reader.h"
 
 namespace paceline::router {
-
-class Connection;
-
-// The server's connections, and which of them wait for a request, oldest first. Any thread.
-class ConnectionSet {
- public:
-  void Add(const std::shared_ptr<Connection>& connection);
-  void Remove(const Connection* connection);
-  void SetIdle(const Connection* connection, bool idle);
-  // The connection that has been idle longest, which then no longer counts as idle; null when none is.
-  std::shared_ptr<Connection> TakeOldestIdle();
-  std::vector<std::shared_ptr<Connection>> All() const;
-  size_t size() const;
-  // Waits until the set is empty; false when `timeout` passed first.
-  bool WaitUntilEmpty(std::chrono::nanoseconds timeout) const;
-
- private:
-  struct Entry {
-    std::weak_ptr<Connection> connection;
-    std::list<const Connection*>::iterator idle;  // valid when is_idle
-    bool is_idle = false;
-  };
-  mutable std::mutex mutex_;  // guards everything below
-  mutable std::condition_variable emptied_;
-  std::unordered_map<const Connection*, Entry> entries_;
-  std::list<const Connection*> idle_;
-};
 
 class Connection final : public std::enable_shared_from_this<Connection> {
  public:
@@ -70,8 +41,11 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void Stop();   // ends the answer in progress
   void Abort();  // at once
 
+  // For the exchange in progress, any thread: something waits to be written.
+  void WakeWriter();
+  bool draining() const { return draining_; }
+
  private:
-  class ExchangeState;
   using Clock = std::chrono::steady_clock;
   enum class Phase { kIdle, kHead, kBody, kAnswer, kLinger, kClosed };
 
@@ -80,7 +54,9 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void ReadSome();
   void OnRead(const boost::system::error_code& error, size_t count);
   void AwaitError();
-  std::string_view input() const { return {input_.data() + input_begin_, input_end_ - input_begin_}; }
+  std::string_view input() const {
+    return {input_.data() + input_begin_, input_end_ - input_begin_};
+  }
   void ProcessInput();
   bool ProcessHead();
   bool ProcessBody();
@@ -112,7 +88,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   std::vector<char> input_;
   size_t input_begin_ = 0;  // what is not yet read of it is [input_begin_, input_end_)
   size_t input_end_ = 0;
-  bool reading_ = false;    // at input_end_, so that nothing may move
+  bool reading_ = false;  // at input_end_, so that nothing may move
   bool awaiting_error_ = false;
   bool input_ended_ = false;
   size_t discarded_bytes_ = 0;  // while lingering
@@ -120,7 +96,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   Clock::time_point body_start_;
   size_t body_bytes_ = 0;
 
-  std::shared_ptr<ExchangeState> exchange_;
+  std::shared_ptr<ConnectionExchange> exchange_;
   std::string output_;
   size_t output_sent_ = 0;
   bool writing_ = false;

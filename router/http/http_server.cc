@@ -1,7 +1,6 @@
 #include "router/http/http_server.h"
 
 #include <csignal>
-
 #include <thread>
 #include <utility>
 #include <vector>

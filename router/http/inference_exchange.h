@@ -64,9 +64,9 @@ class InferenceExchange final : public ExchangeObserver,
   bool ended_ = false;  // the answer is complete, or nobody wants it
   bool stream_started_ = false;
   int32_t num_done_ = 0;
-  std::vector<v1::Usage> usage_;             // by prompt
-  StreamWriter writer_;                      // streams only
-  std::vector<ChunkCollector> collectors_;   // by prompt; whole answers only
+  std::vector<v1::Usage> usage_;            // by prompt
+  StreamWriter writer_;                     // streams only
+  std::vector<ChunkCollector> collectors_;  // by prompt; whole answers only
 
   std::mutex report_mutex_;  // taken before mutex_; guards the one below
   int64_t reported_bytes_ = 0;

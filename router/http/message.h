@@ -20,7 +20,7 @@ struct HttpRequest {
   std::string body;
   bool is_http_1_0 = false;
   bool keep_alive = true;
-  bool has_body = false;          // announced by the head
+  bool has_body = false;  // announced by the head
   bool expects_continue = false;
   int64_t arrival_ns = 0;  // steady clock, first byte of the head
 
@@ -40,7 +40,7 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;  // besides the usual ones
-  bool close = false;  // close the connection when sent
+  bool close = false;                                        // close the connection when sent
 };
 
 // What an exchange tells the one who answers. Called from the connection's threads, without locks.

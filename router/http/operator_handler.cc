@@ -131,8 +131,8 @@ void OperatorHandler::Handle(HttpRequest request, std::shared_ptr<Exchange> exch
     response.headers.emplace_back("Cache-Control", "no-store");
     response.headers.emplace_back("Content-Security-Policy",
                                   "default-src 'none'; style-src 'unsafe-inline'");
-    response.body = StatusPageHtml(options_.status ? options_.status() : StatusSnapshot(),
-                                   options_.version);
+    response.body =
+        StatusPageHtml(options_.status ? options_.status() : StatusSnapshot(), options_.version);
   } else {
     response.body = R"({"status":"ok"})";
   }

@@ -61,7 +61,8 @@ struct RequestReader::Parser {
       : on_chunk([this, max = limits.max_chunk_extension_bytes](
                      uint64_t, boost::beast::string_view extension, error_code& error) {
           has_chunks = true;
-          if (extension.size() > max) error = http::error::bad_chunk_extension;
+          const bool is_plain = extension.empty() || extension.front() == ';';
+          if (!is_plain || extension.size() > max) error = http::error::bad_chunk_extension;
         }) {
     parser.header_limit(static_cast<uint32_t>(limits.max_head_bytes + 1));
     parser.body_limit(limits.max_body_bytes);
@@ -190,8 +191,8 @@ int RequestReader::CheckFields() {
   const size_t num_lengths = request_.CountOf("content-length");
   const size_t num_encodings = request_.CountOf("transfer-encoding");
   if (num_lengths > 1 || num_encodings > 1 || (num_lengths > 0 && num_encodings > 0)) return 400;
-  if (num_encodings == 1 && (request_.is_http_1_0 ||
-                             LowerCase(*request_.Header("transfer-encoding")) != "chunked")) {
+  if (num_encodings == 1 &&
+      (request_.is_http_1_0 || LowerCase(*request_.Header("transfer-encoding")) != "chunked")) {
     return 400;
   }
   if (num_lengths == 1) {
@@ -213,14 +214,11 @@ int RequestReader::CheckFields() {
   return 0;
 }
 
-void RequestReader::ReadBody() {
-  state_ = request_.has_body ? State::kBody : State::kDone;
-}
+void RequestReader::ReadBody() { state_ = request_.has_body ? State::kBody : State::kDone; }
 
-// Whether `rest`, which the parser wants more of, can become [CRLF] 1*16HEXDIG (; | CR). The parser
+// Whether `rest`, which the parser wants more of, can become [CRLF] 1*HEXDIG (; | CR). The parser
 // itself would only say so at the end of the line.
 bool RequestReader::IsChunkHeaderStart(std::string_view rest) const {
-  constexpr size_t kMaxDigits = 16;
   if (parser_->has_chunks) {
     constexpr std::string_view kLineEnd = "\r\n";
     const size_t length = std::min(rest.size(), kLineEnd.size());
@@ -228,7 +226,6 @@ bool RequestReader::IsChunkHeaderStart(std::string_view rest) const {
     rest.remove_prefix(length);
   }
   const size_t digits = std::min(rest.find_first_not_of("0123456789abcdefABCDEF"), rest.size());
-  if (digits > kMaxDigits) return false;
   return digits == rest.size() || (digits > 0 && (rest[digits] == ';' || rest[digits] == '\r'));
 }
 
@@ -240,10 +237,12 @@ size_t RequestReader::FeedBody(std::string_view data) {
     const size_t count =
         parser.put(asio::const_buffer(data.data() + consumed, data.size() - consumed), error);
     consumed += count;
-    if (error == http::error::need_more) {
-      if (!IsChunkHeaderStart(data.substr(consumed))) Fail(400);
+    // A bad chunk header is a bad request also when what it says so far is too much, or too little.
+    if (error && !IsChunkHeaderStart(data.substr(consumed))) {
+      Fail(400);
       break;
     }
+    if (error == http::error::need_more) break;
     if (error) {
       Fail(error == http::error::body_limit ? 413 : 400);
       break;

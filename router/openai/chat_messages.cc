@@ -66,8 +66,8 @@ FieldError SetContent(const json& value, std::string_view path, MessageParts& pa
   std::string* content = parts.message.mutable_content();
   for (size_t i = 0; i < value.size(); ++i) {
     std::string text;
-    if (auto error = ReadPart(
-            value[i], Concat(path, "[", i, "]"), parts.allow_unknown_fields, &text)) {
+    if (auto error =
+            ReadPart(value[i], Concat(path, "[", i, "]"), parts.allow_unknown_fields, &text)) {
       return error;
     }
     if (i > 0) content->push_back('\n');

@@ -16,8 +16,7 @@ ApiError OutOfRange(std::string_view path) {
 
 ApiError NotSupported(std::string_view path) {
   return InvalidParam(
-      std::string(path), Concat(path, " is not supported yet with this value"),
-      "not_supported");
+      std::string(path), Concat(path, " is not supported yet with this value"), "not_supported");
 }
 
 ApiError MissingField(std::string_view path) {
@@ -27,7 +26,8 @@ ApiError MissingField(std::string_view path) {
 ApiError UnknownField(std::string_view path, std::string_view name) {
   const std::string safe = SanitizedName(name);
   return InvalidParam(path.empty() ? safe : Concat(path, ".", safe),
-                      "Unknown field, named by param", "unknown_field");
+                      "Unknown field, named by param",
+                      "unknown_field");
 }
 
 FieldError ReadBool(const json& json, std::string_view path, bool* out) {
@@ -78,8 +78,7 @@ FieldError CheckLabel(const json& json, std::string_view path) {
   }
   for (const char c : label) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      return InvalidParam(
-          std::string(path), Concat(path, " must not contain control characters"));
+      return InvalidParam(std::string(path), Concat(path, " must not contain control characters"));
     }
   }
   return std::nullopt;

@@ -37,7 +37,8 @@ class StrictBuilder final : public nlohmann::json_sax<json> {
   bool number_integer(int64_t value) override { return AddNumber(json(value)); }
   bool number_unsigned(uint64_t value) override { return AddNumber(json(value)); }
   bool number_float(double value, const std::string& literal) override {
-    if (IsIntegerLiteral(literal)) return Fail(InvalidJson("A whole number needs more than 64 bits"));
+    if (IsIntegerLiteral(literal))
+      return Fail(InvalidJson("A whole number needs more than 64 bits"));
     if (value == 0.0 && !IsZeroLiteral(literal)) return Fail(InvalidJson("A number is too small"));
     return AddNumber(json(value));
   }

@@ -15,18 +15,19 @@ namespace paceline::router {
 
 struct JsonLimits {
   size_t max_bytes = size_t{4} << 20;
-  int max_depth = 64;             // containers within containers
-  size_t max_numbers = 1 << 20;   // numbers, booleans and nulls of one document
-  size_t max_values = 1 << 17;    // strings, keys and containers of one document
+  int max_depth = 64;            // containers within containers
+  size_t max_numbers = 1 << 20;  // numbers, booleans and nulls of one document
+  size_t max_values = 1 << 17;   // strings, keys and containers of one document
 };
 
 // The document, or a 400 (413 when it is too long). Numbers without fraction and exponent are
-// integers when they fit 64 bits; one that does not fit, like 1e999, is an error, and so is a number
-// that is not zero but too small for a double.
+// integers when they fit 64 bits; one that does not fit, like 1e999, is an error, and so is a
+// number that is not zero but too small for a double.
 std::variant<nlohmann::json, ApiError> ParseJson(std::string_view text,
                                                  const JsonLimits& limits = {});
 
-// At most 64 printable ASCII characters of a name that a user sent, safe to show; others become '?'.
+// At most 64 printable ASCII characters of a name that a user sent, safe to show; others become
+// '?'.
 std::string SanitizedName(std::string_view name);
 
 }  // namespace paceline::router

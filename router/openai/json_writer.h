@@ -1,6 +1,6 @@
-// Writes JSON text by appending to a string; never throws and never writes invalid UTF-8: bytes that
-// are not part of a character become U+FFFD. Cheap enough for every streamed token. Owned by the
-// function that writes; not thread-safe.
+// Writes JSON text by appending to a string; never throws and never writes invalid UTF-8: bytes
+// that are not part of a character become U+FFFD. Cheap enough for every streamed token. Owned by
+// the function that writes; not thread-safe.
 #ifndef PACELINE_ROUTER_OPENAI_JSON_WRITER_H_
 #define PACELINE_ROUTER_OPENAI_JSON_WRITER_H_
 

@@ -67,8 +67,8 @@ void WriteChatToken(std::string_view token, float logprob, JsonWriter& writer) {
   writer.EndArray();
 }
 
-void WriteRanked(int32_t id, float logprob, int32_t rank, const std::string& token,
-                 JsonWriter& writer) {
+void WriteRanked(
+    int32_t id, float logprob, int32_t rank, const std::string& token, JsonWriter& writer) {
   writer.Key(std::to_string(id)).BeginObject().Key("logprob");
   WriteLogprob(logprob, writer);
   writer.Key("rank").Int(rank).Key("decoded_token").String(token).EndObject();

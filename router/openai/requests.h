@@ -1,8 +1,9 @@
 // OpenAI request bodies to the messages of proto/paceline/v1. No HTTP in here: the offline command
 // reads its input lines with the same functions. Stateless; any thread.
 //
-// Checked here: JSON, field names, types and widths. Not here: ranges, which the core checks for gRPC
-// and HTTP alike. What is not built and has no proto field is refused unless it has its default.
+// Checked here: JSON, field names, types and widths. Not here: ranges, which the core checks for
+// gRPC and HTTP alike. What is not built and has no proto field is refused unless it has its
+// default.
 #ifndef PACELINE_ROUTER_OPENAI_REQUESTS_H_
 #define PACELINE_ROUTER_OPENAI_REQUESTS_H_
 
@@ -18,8 +19,8 @@
 
 namespace paceline::router {
 
-inline constexpr size_t kMaxPrompts = 128;       // per completions body
-inline constexpr size_t kMaxMessages = 4096;     // per chat body
+inline constexpr size_t kMaxPrompts = 128;        // per completions body
+inline constexpr size_t kMaxMessages = 4096;      // per chat body
 inline constexpr size_t kMaxContentParts = 4096;  // per message
 inline constexpr size_t kMaxTools = 128;
 
@@ -32,14 +33,14 @@ struct ResponseShape {
   bool is_chat = false;
   int32_t n = 1;  // choices per prompt
   int32_t num_prompts = 1;
-  bool include_usage = false;            // streams: one more chunk with the usage
-  bool continuous_usage_stats = false;   // streams: usage on every chunk
+  bool include_usage = false;           // streams: one more chunk with the usage
+  bool continuous_usage_stats = false;  // streams: usage on every chunk
   bool return_token_ids = false;
   bool logprobs = false;
   int32_t num_top_logprobs = 0;
-  bool prompt_logprobs = false;          // asked for by name
+  bool prompt_logprobs = false;  // asked for by name
   bool echo = false;
-  std::vector<std::string> stop;         // to tell stop texts from stop token ids
+  std::vector<std::string> stop;  // to tell stop texts from stop token ids
 };
 
 struct InferenceRequest {

@@ -55,7 +55,8 @@ void WriteStopReason(const ResponseShape& shape, const std::string& reason, Json
   }
 }
 
-void WriteIds(std::string_view key, const google::protobuf::RepeatedField<int32_t>& ids,
+void WriteIds(std::string_view key,
+              const google::protobuf::RepeatedField<int32_t>& ids,
               JsonWriter& writer) {
   writer.Key(key).BeginArray();
   for (const int32_t id : ids) writer.Int(id);
@@ -72,8 +73,11 @@ void WriteUsage(const v1::Usage& usage, JsonWriter& writer) {
   writer.EndObject();
 }
 
-void WriteHead(std::string_view object, const ResponseHeader& header, std::string_view id,
-               const std::string& model, JsonWriter& writer) {
+void WriteHead(std::string_view object,
+               const ResponseHeader& header,
+               std::string_view id,
+               const std::string& model,
+               JsonWriter& writer) {
   writer.BeginObject();
   writer.Key("id").String(id);
   writer.Key("object").String(object);
@@ -83,7 +87,9 @@ void WriteHead(std::string_view object, const ResponseHeader& header, std::strin
 
 // Choice and GenerateChunk have the same members.
 template <class Part>
-void WriteLogprobsMember(const ResponseShape& shape, const Part& part, int64_t* text_offset,
+void WriteLogprobsMember(const ResponseShape& shape,
+                         const Part& part,
+                         int64_t* text_offset,
                          JsonWriter& writer) {
   writer.Key("logprobs");
   if (!shape.logprobs) {
@@ -108,8 +114,11 @@ void WriteExtras(const ResponseShape& shape, const Part& part, JsonWriter& write
   }
 }
 
-void WriteChoice(const ResponseShape& shape, int64_t index, const v1::GenerateResponse& prompt,
-                 const v1::Choice& choice, JsonWriter& writer) {
+void WriteChoice(const ResponseShape& shape,
+                 int64_t index,
+                 const v1::GenerateResponse& prompt,
+                 const v1::Choice& choice,
+                 JsonWriter& writer) {
   writer.BeginObject().Key("index").Int(index);
   if (shape.is_chat) {
     writer.Key("message").BeginObject();
@@ -166,7 +175,10 @@ std::string ResponseJson(const ResponseShape& shape,
   JsonWriter writer(&out);
   const std::string model = prompts.empty() ? "" : prompts.front().model();
   WriteHead(shape.is_chat ? "chat.completion" : "text_completion",
-            header, ShownId(shape, header), model, writer);
+            header,
+            ShownId(shape, header),
+            model,
+            writer);
   writer.Key("choices").BeginArray();
   std::vector<v1::Usage> usages;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -200,7 +212,10 @@ void StreamWriter::Chunk(int32_t prompt, const v1::GenerateChunk& chunk, std::st
   out->append("data: ");
   JsonWriter writer(out);
   WriteHead(shape_.is_chat ? "chat.completion.chunk" : "text_completion",
-            header_, id_, header_.model, writer);
+            header_,
+            id_,
+            header_.model,
+            writer);
   writer.Key("choices").BeginArray().BeginObject().Key("index").Int(index);
   if (shape_.is_chat) {
     writer.Key("delta").BeginObject();
@@ -237,7 +252,10 @@ void StreamWriter::Done(const v1::Usage& total, std::string* out) {
     out->append("data: ");
     JsonWriter writer(out);
     WriteHead(shape_.is_chat ? "chat.completion.chunk" : "text_completion",
-              header_, id_, header_.model, writer);
+              header_,
+              id_,
+              header_.model,
+              writer);
     writer.Key("choices").BeginArray().EndArray().Key("usage");
     WriteUsage(total, writer);
     writer.EndObject();

@@ -23,8 +23,8 @@ struct ResponseHeader {
   int64_t created_unix_seconds = 0;
 };
 
-// The whole answer. `prompts` holds the answer to each prompt, in order; the choices of prompt i are
-// numbered from i * n. Any thread.
+// The whole answer. `prompts` holds the answer to each prompt, in order; the choices of prompt i
+// are numbered from i * n. Any thread.
 std::string ResponseJson(const ResponseShape& shape,
                          const ResponseHeader& header,
                          absl::Span<const v1::GenerateResponse> prompts);

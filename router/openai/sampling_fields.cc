@@ -132,8 +132,8 @@ FieldError SetStreamOptions(const json& value, std::string_view path, RequestPar
       {"include_obfuscation", OnlyBool<false, RequestParts>},
   };
   if (!value.is_object()) return WrongType(path, "an object");
-  if (auto error = ReadObject<RequestParts>(
-          value, path, kFields, parts.allow_unknown_fields, parts)) {
+  if (auto error =
+          ReadObject<RequestParts>(value, path, kFields, parts.allow_unknown_fields, parts)) {
     return error;
   }
   parts.has_stream_options = parts.shape.include_usage || parts.shape.continuous_usage_stats;

@@ -75,8 +75,8 @@ std::variant<v1::TokenizeRequest, ApiError> ParseTokenize(std::string_view body,
   if (auto* error = std::get_if<ApiError>(&parsed)) return std::move(*error);
   TokenizeParts parts;
   parts.allow_unknown_fields = options.allow_unknown_fields;
-  if (auto error = ReadObject<TokenizeParts>(std::get<json>(parsed), "", kTokenizeFields,
-                                             options.allow_unknown_fields, parts)) {
+  if (auto error = ReadObject<TokenizeParts>(
+          std::get<json>(parsed), "", kTokenizeFields, options.allow_unknown_fields, parts)) {
     return std::move(*error);
   }
   const bool has_messages = !parts.request.messages().empty();
@@ -92,8 +92,8 @@ std::variant<v1::DetokenizeRequest, ApiError> ParseDetokenize(std::string_view b
   auto parsed = ParseObject(body);
   if (auto* error = std::get_if<ApiError>(&parsed)) return std::move(*error);
   DetokenizeParts parts;
-  if (auto error = ReadObject<DetokenizeParts>(std::get<json>(parsed), "", kDetokenizeFields,
-                                               options.allow_unknown_fields, parts)) {
+  if (auto error = ReadObject<DetokenizeParts>(
+          std::get<json>(parsed), "", kDetokenizeFields, options.allow_unknown_fields, parts)) {
     return std::move(*error);
   }
   if (!parts.has_tokens) return MissingField("tokens");

@@ -5,7 +5,9 @@
 
 namespace paceline::router {
 
-v1::GenerateChunk MakeChunk(const std::string& text, v1::FinishReason finish, int32_t choice_index) {
+v1::GenerateChunk MakeChunk(const std::string& text,
+                            v1::FinishReason finish,
+                            int32_t choice_index) {
   v1::GenerateChunk chunk;
   chunk.set_request_id("fake");
   chunk.set_model("tiny");
@@ -127,7 +129,8 @@ void FakeService::RunInBackground(std::function<void()> function) {
   threads_.emplace_back(std::move(function));
 }
 
-std::shared_ptr<CallHandle> FakeService::Start(CallRequest request, std::shared_ptr<CallSink> sink) {
+std::shared_ptr<CallHandle> FakeService::Start(CallRequest request,
+                                               std::shared_ptr<CallSink> sink) {
   auto call = std::make_shared<FakeCall>(std::move(request), std::move(sink));
   Script script;
   {

@@ -23,13 +23,26 @@ v1::GenerateChunk MakeChunk(const std::string& text,
                             int32_t choice_index = 0);
 v1::Usage MakeUsage(int32_t prompt_tokens, int32_t completion_tokens, int32_t cached_tokens = 0);
 
+// Looks until `condition` holds; false when it does not within 10 s.
+template <class Condition>
+bool WaitFor(const Condition& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
+
 // One call as the core would run it. Events after the terminal one are dropped.
 class FakeCall final : public CallHandle {
  public:
   FakeCall(CallRequest request, std::shared_ptr<CallSink> sink);
 
   const CallRequest& request() const { return request_; }
-  const v1::GenerateRequest& generate() const { return std::get<v1::GenerateRequest>(request_.body); }
+  const v1::GenerateRequest& generate() const {
+    return std::get<v1::GenerateRequest>(request_.body);
+  }
   const v1::ChatRequest& chat() const { return std::get<v1::ChatRequest>(request_.body); }
 
   void Emit(v1::GenerateChunk chunk);
@@ -73,7 +86,8 @@ class FakeService final : public Service {
   size_t num_calls() const;
   std::shared_ptr<FakeCall> call(size_t index) const;
   // The call with this index, waiting for it to start; null after `timeout`.
-  std::shared_ptr<FakeCall> WaitForCall(size_t index, std::chrono::milliseconds timeout = std::chrono::seconds(5)) const;
+  std::shared_ptr<FakeCall> WaitForCall(
+      size_t index, std::chrono::milliseconds timeout = std::chrono::seconds(5)) const;
   // Joined when the service ends; for scripts that go on in the background.
   void RunInBackground(std::function<void()> function);
 

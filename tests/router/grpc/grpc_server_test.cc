@@ -65,7 +65,11 @@ class GrpcServerTest : public testing::Test {
     const grpc::ByteBuffer request(&slice, 1);
     grpc::ByteBuffer response;
     std::promise<grpc::Status> done;
-    stub.UnaryCall(&context, "/grpc.health.v1.Health/Check", {}, &request, &response,
+    stub.UnaryCall(&context,
+                   "/grpc.health.v1.Health/Check",
+                   {},
+                   &request,
+                   &response,
                    [&](grpc::Status status) { done.set_value(std::move(status)); });
     const grpc::Status status = done.get_future().get();
     if (!status.ok()) return -status.error_code();
@@ -290,10 +294,7 @@ TEST_F(GrpcServerTest, ASlowReaderIsReportedAndDrains) {
   v1::GenerateChunk chunk;
   while (bytes < 2000 * 8192 && reader->Read(&chunk)) bytes += chunk.text().size();
   EXPECT_EQ(bytes, 2000u * 8192);
-  for (int i = 0; i < 500 && call->unsent_bytes() >= 16 << 10; ++i) {
-    std::this_thread::sleep_for(milliseconds(10));
-  }
-  EXPECT_LT(call->unsent_bytes(), 16 << 10);
+  EXPECT_TRUE(WaitFor([&] { return call->unsent_bytes() < 16 << 10; }));
   call->Done();
   EXPECT_TRUE(reader->Read(&chunk));
   EXPECT_TRUE(reader->Finish().ok());
@@ -307,10 +308,8 @@ TEST_F(GrpcServerTest, AStuckReadersStreamEndsWhenTheCoreGivesUp) {
   const auto call = service_.WaitForCall(0);
   for (int i = 0; i < 2000; ++i) call->Emit(MakeChunk(std::string(8192, 'x')));
   call->Fail(ApiError{.status = absl::StatusCode::kResourceExhausted, .message = "Too slow"});
-  // Without a read by the client the server's side is over: it stops at once.
-  const auto start = std::chrono::steady_clock::now();
-  server_->Stop(seconds(10));
-  EXPECT_LT(std::chrono::steady_clock::now() - start, seconds(5));
+  // Without a read by the client the server's side is over: it can stop without an end to wait for.
+  server_->Stop(seconds(3'600));
   v1::GenerateChunk chunk;
   while (reader->Read(&chunk)) {
   }
@@ -349,9 +348,9 @@ TEST_F(GrpcServerTest, EveryMethodNeedsTheKey) {
     auto chat = stub_->ChatStream(&chat_context, v1::ChatRequest());
     EXPECT_FALSE(chat->Read(&chat_chunk));
     statuses.push_back(chat->Finish());
-    EXPECT_EQ(statuses.size(),
-              static_cast<size_t>(v1::GenerateRequest::descriptor()->file()->service(0)
-                                      ->method_count()));
+    EXPECT_EQ(
+        statuses.size(),
+        static_cast<size_t>(v1::GenerateRequest::descriptor()->file()->service(0)->method_count()));
     for (const grpc::Status& status : statuses) {
       EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAUTHENTICATED) << bad;
       EXPECT_EQ(status.error_message(), UnauthenticatedError().message);
@@ -411,8 +410,7 @@ TEST_F(GrpcServerTest, HealthFollowsReadiness) {
   EXPECT_EQ(Health(""), 1);
   EXPECT_EQ(Health("paceline.v1.Inference"), 1);
   service_.SetReady(false);
-  for (int i = 0; i < 200 && Health("") != 2; ++i) std::this_thread::sleep_for(milliseconds(10));
-  EXPECT_EQ(Health(""), 2);
+  EXPECT_TRUE(WaitFor([this] { return Health("") == 2; }));
   EXPECT_EQ(Health("paceline.v1.Inference"), 2);
   EXPECT_EQ(Health("other"), -grpc::StatusCode::NOT_FOUND);
 }
@@ -469,9 +467,9 @@ TEST_F(GrpcServerTest, TokenizesAndListsModels) {
 
 TEST_F(GrpcServerTest, RefusesMessagesOverTheLimit) {
   Serve();
-  for (const auto& [bytes, code] : std::map<size_t, grpc::StatusCode>{
-           {(4 << 20) - 100, grpc::StatusCode::OK},
-           {(4 << 20) + 1, grpc::StatusCode::RESOURCE_EXHAUSTED}}) {
+  for (const auto& [bytes, code] :
+       std::map<size_t, grpc::StatusCode>{{(4 << 20) - 100, grpc::StatusCode::OK},
+                                          {(4 << 20) + 1, grpc::StatusCode::RESOURCE_EXHAUSTED}}) {
     grpc::ClientContext context;
     v1::GenerateResponse response;
     EXPECT_EQ(stub_->Generate(&context, Prompt(std::string(bytes, 'a')), &response).error_code(),
@@ -500,7 +498,11 @@ TEST_F(GrpcServerTest, StoppingLetsCallsEnd) {
   v1::GenerateChunk chunk;
   ASSERT_TRUE(reader->Read(&chunk));
   std::thread stopper([&] { server_->Stop(seconds(10)); });
-  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_TRUE(WaitFor([this] {
+    grpc::ClientContext refused;
+    v1::ListModelsResponse models;
+    return !stub_->ListModels(&refused, {}, &models).ok();
+  }));
   call->Emit(MakeChunk("y", v1::FINISH_REASON_STOP));
   call->Done();
   ASSERT_TRUE(reader->Read(&chunk));
@@ -550,7 +552,8 @@ TEST_F(GrpcServerTest, CancelStormsLeaveNothingBehind) {
           context.TryCancel();
           reader->Finish();
         } else {
-          context.set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(i * 50));
+          context.set_deadline(std::chrono::system_clock::now() +
+                               std::chrono::microseconds(i * 50));
           v1::GenerateResponse response;
           stub_->Generate(&context, Prompt("hi"), &response);
         }
@@ -560,38 +563,35 @@ TEST_F(GrpcServerTest, CancelStormsLeaveNothingBehind) {
   for (std::thread& client : clients) client.join();
   server_->Stop(seconds(5));
   for (size_t i = 0; i < service_.num_calls(); ++i) {
-    for (int k = 0; k < 500 && !service_.call(i)->finished(); ++k) {
-      std::this_thread::sleep_for(milliseconds(10));
-    }
-    EXPECT_TRUE(service_.call(i)->finished());
+    EXPECT_TRUE(WaitFor([&] { return service_.call(i)->finished(); }));
   }
 }
 
 class AdminServiceTest : public testing::Test {
  protected:
   void SetUp() override {
-    server_ = std::make_unique<GrpcServer>(GrpcServer::Options{.more_services = {&admin_}},
-                                           &service_, nullptr, nullptr);
+    server_ = std::make_unique<GrpcServer>(
+        GrpcServer::Options{.more_services = {&admin_}}, &service_, nullptr, nullptr);
     ASSERT_TRUE(server_->Start().ok());
-    stub_ = v1::Admin::NewStub(grpc::CreateChannel(
-        "127.0.0.1:" + std::to_string(server_->port()), grpc::InsecureChannelCredentials()));
+    stub_ = v1::Admin::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
+                                                   grpc::InsecureChannelCredentials()));
   }
   static void AddKey(grpc::ClientContext& context) {
     context.AddMetadata("authorization", "Bearer op");
   }
 
   FakeService service_;
-  AdminService admin_{{.list_replicas =
-                           [] {
-                             std::vector<v1::ReplicaInfo> replicas(1);
-                             replicas[0].set_id("r0");
-                             return replicas;
-                           },
-                       .authenticate = [](std::string_view key)
-                           -> std::variant<std::string, ApiError> {
-                         if (key == "op") return "operator";
-                         return UnauthenticatedError();
-                       }}};
+  AdminService admin_{
+      {.list_replicas =
+           [] {
+             std::vector<v1::ReplicaInfo> replicas(1);
+             replicas[0].set_id("r0");
+             return replicas;
+           },
+       .authenticate = [](std::string_view key) -> std::variant<std::string, ApiError> {
+         if (key == "op") return "operator";
+         return UnauthenticatedError();
+       }}};
   std::unique_ptr<GrpcServer> server_;
   std::unique_ptr<v1::Admin::Stub> stub_;
 };
@@ -618,8 +618,8 @@ TEST_F(AdminServiceTest, EveryMethodNeedsTheKeyAndWhatIsNotBuiltSaysSo) {
     call(&Stub::UnloadAdapter, v1::UnloadAdapterRequest(), v1::UnloadAdapterResponse());
     call(&Stub::FlushPrefixCache, v1::FlushPrefixCacheRequest(), v1::FlushPrefixCacheResponse());
     for (const grpc::Status& status : statuses) {
-      EXPECT_EQ(status.error_code(), has_key ? grpc::StatusCode::UNIMPLEMENTED
-                                             : grpc::StatusCode::UNAUTHENTICATED);
+      EXPECT_EQ(status.error_code(),
+                has_key ? grpc::StatusCode::UNIMPLEMENTED : grpc::StatusCode::UNAUTHENTICATED);
     }
   }
   grpc::ClientContext list;
@@ -633,11 +633,11 @@ TEST_F(AdminServiceTest, EveryMethodNeedsTheKeyAndWhatIsNotBuiltSaysSo) {
 }
 
 TEST_F(AdminServiceTest, SetsKnownLogLevels) {
-  for (const auto& [level, code] : std::map<std::string, grpc::StatusCode>{
-           {"warn", grpc::StatusCode::OK},
-           {"info", grpc::StatusCode::OK},
-           {"loud", grpc::StatusCode::INVALID_ARGUMENT},
-           {"", grpc::StatusCode::INVALID_ARGUMENT}}) {
+  for (const auto& [level, code] :
+       std::map<std::string, grpc::StatusCode>{{"warn", grpc::StatusCode::OK},
+                                               {"info", grpc::StatusCode::OK},
+                                               {"loud", grpc::StatusCode::INVALID_ARGUMENT},
+                                               {"", grpc::StatusCode::INVALID_ARGUMENT}}) {
     grpc::ClientContext context;
     AddKey(context);
     v1::SetLogLevelRequest request;

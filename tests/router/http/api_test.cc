@@ -23,8 +23,7 @@ class ApiTest : public testing::Test {
   void Serve(const std::string& key = "") {
     ApiHandler::Options options{.service = &service_, .executor = &pool_, .version = "1.2.3"};
     if (!key.empty()) {
-      options.authenticate =
-          [key](std::string_view given) -> std::variant<std::string, ApiError> {
+      options.authenticate = [key](std::string_view given) -> std::variant<std::string, ApiError> {
         if (given == key) return "acme";
         return UnauthenticatedError();
       };
@@ -157,12 +156,16 @@ TEST_F(ApiTest, AnErrorAfterTheFirstEventEndsTheStreamWithoutDone) {
 
 TEST_F(ApiTest, EveryErrorStatusReachesTheClient) {
   Serve();
-  for (const auto& [code, status] : std::map<absl::StatusCode, int>{
-           {absl::StatusCode::kInvalidArgument, 400}, {absl::StatusCode::kPermissionDenied, 403},
-           {absl::StatusCode::kNotFound, 404}, {absl::StatusCode::kAlreadyExists, 409},
-           {absl::StatusCode::kCancelled, 499}, {absl::StatusCode::kInternal, 500},
-           {absl::StatusCode::kUnimplemented, 501}, {absl::StatusCode::kUnavailable, 503},
-           {absl::StatusCode::kDeadlineExceeded, 504}}) {
+  for (const auto& [code, status] :
+       std::map<absl::StatusCode, int>{{absl::StatusCode::kInvalidArgument, 400},
+                                       {absl::StatusCode::kPermissionDenied, 403},
+                                       {absl::StatusCode::kNotFound, 404},
+                                       {absl::StatusCode::kAlreadyExists, 409},
+                                       {absl::StatusCode::kCancelled, 499},
+                                       {absl::StatusCode::kInternal, 500},
+                                       {absl::StatusCode::kUnimplemented, 501},
+                                       {absl::StatusCode::kUnavailable, 503},
+                                       {absl::StatusCode::kDeadlineExceeded, 504}}) {
     service_.SetScript([code](const std::shared_ptr<FakeCall>& call) {
       call->Fail(ApiError{.status = code, .message = "m"});
     });
@@ -226,10 +229,7 @@ TEST_F(ApiTest, ASlowReaderIsReportedAndDrains) {
   EXPECT_GT(call->max_unsent_bytes(), 256 << 10);
   call->Emit(MakeChunk("end", v1::FINISH_REASON_STOP));
   ASSERT_TRUE(client.ReceiveUntil("\"end\"", RawClient::Timeout(20'000)));
-  for (int i = 0; i < 500 && call->unsent_bytes() >= 16 << 10; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  EXPECT_LT(call->unsent_bytes(), 16 << 10);
+  EXPECT_TRUE(WaitFor([&] { return call->unsent_bytes() < 16 << 10; }));
   call->Done();
   EXPECT_TRUE(client.Receive().complete);
 }
@@ -254,10 +254,21 @@ TEST_F(ApiTest, EveryRouteButHealthNeedsTheKey) {
 TEST_F(ApiTest, OtherSpellingsOfARouteDoNotExist) {
   Serve("secret");
   const std::string key = "Authorization: Bearer secret\r\n";
-  for (const std::string target :
-       {"//v1/models", "/v1//models", "/v1/../v1/models", "/v1/%6dodels", "/V1/models",
-        "/v1/models;x", "/v1/models/", "/metrics", "/admin", "/debug", "/", "*",
-        "http://localhost/v1/models", "/health/", "/v1"}) {
+  for (const std::string target : {"//v1/models",
+                                   "/v1//models",
+                                   "/v1/../v1/models",
+                                   "/v1/%6dodels",
+                                   "/V1/models",
+                                   "/v1/models;x",
+                                   "/v1/models/",
+                                   "/metrics",
+                                   "/admin",
+                                   "/debug",
+                                   "/",
+                                   "*",
+                                   "http://localhost/v1/models",
+                                   "/health/",
+                                   "/v1"}) {
     EXPECT_EQ(Get(target).status, 401) << target;
     EXPECT_EQ(Get(target, key).status, 404) << target;
   }
@@ -269,9 +280,13 @@ TEST_F(ApiTest, MalformedCredentialsAreRefusedAlike) {
   EXPECT_EQ(Get("/v1/models", "Authorization: Bearer secret\r\n").status, 200);
   EXPECT_EQ(Get("/v1/models", "authorization: bearer secret\r\n").status, 200);
   for (const std::string header :
-       {"", "Authorization: Bearer\r\n", "Authorization: Bearer \r\n",
-        "Authorization: Basic secret\r\n", "Authorization: secret\r\n",
-        "Authorization: Bearer secre\r\n", "Authorization: Bearer secrett\r\n",
+       {"",
+        "Authorization: Bearer\r\n",
+        "Authorization: Bearer \r\n",
+        "Authorization: Basic secret\r\n",
+        "Authorization: secret\r\n",
+        "Authorization: Bearer secre\r\n",
+        "Authorization: Bearer secrett\r\n",
         "Authorization: Bearer secret secret\r\n",
         "Authorization: Bearer secret\r\nAuthorization: Bearer secret\r\n",
         "X-Api-Key: secret\r\n"}) {
@@ -315,12 +330,15 @@ TEST_F(ApiTest, HeadAnswersWithoutABody) {
 TEST_F(ApiTest, OnlyPlainJsonBodiesAreTaken) {
   Serve();
   for (const std::string good :
-       {"Content-Type: application/json\r\n", "content-type: Application/JSON; charset=UTF-8\r\n",
+       {"Content-Type: application/json\r\n",
+        "content-type: Application/JSON; charset=UTF-8\r\n",
         "Content-Type: application/json\r\nContent-Encoding: identity\r\n"}) {
     EXPECT_EQ(PostWith(good).status, 200) << good;
   }
   for (const std::string bad :
-       {"", "Content-Type: text/plain\r\n", "Content-Type: application/jsonx\r\n",
+       {"",
+        "Content-Type: text/plain\r\n",
+        "Content-Type: application/jsonx\r\n",
         "Content-Type: application/json; charset=utf-16\r\n",
         "Content-Type: application/json\r\nContent-Type: application/json\r\n",
         "Content-Type: application/json\r\nContent-Encoding: gzip\r\n"}) {
@@ -357,8 +375,7 @@ TEST_F(ApiTest, RequestIdsAreEchoedOrDrawn) {
   EXPECT_EQ(id_for("X-Request-Id: " + std::string(129, 'a') + "\r\n").size(), 32u);
   EXPECT_EQ(id_for("X-Request-Id: h\xC3\xA9\r\n").size(), 32u);
   EXPECT_EQ(id_for("X-Request-Id: a\r\nX-Request-Id: b\r\n").size(), 32u);
-  const RawResponse response =
-      PostWith("Content-Type: application/json\r\nX-Request-Id: abc\r\n");
+  const RawResponse response = PostWith("Content-Type: application/json\r\nX-Request-Id: abc\r\n");
   EXPECT_EQ(response.json()["id"], "cmpl-abc");
   EXPECT_EQ(service_.call(0)->generate().options().request_id(), "abc");
   EXPECT_EQ(Get("/nowhere", "X-Request-Id: lost\r\n").headers.at("x-request-id"), "lost");
@@ -431,10 +448,13 @@ TEST_F(ApiTest, ErrorsNeverShowWhatTheClientSent) {
   Serve("secret");
   const std::string canary = "CANARY";
   for (const std::string& request :
-       {GetRequest("/" + canary), GetRequest("/v1/models", "Authorization: Bearer " + canary + "\r\n"),
-        GetRequest("/health", canary + "\r\n"), canary + " / HTTP/1.1\r\nHost: a\r\n\r\n",
-        PostRequest("/v1/completions", canary, "Authorization: Bearer secret\r\nContent-Type: " +
-                                                   canary + "\r\n")}) {
+       {GetRequest("/" + canary),
+        GetRequest("/v1/models", "Authorization: Bearer " + canary + "\r\n"),
+        GetRequest("/health", canary + "\r\n"),
+        canary + " / HTTP/1.1\r\nHost: a\r\n\r\n",
+        PostRequest("/v1/completions",
+                    canary,
+                    "Authorization: Bearer secret\r\nContent-Type: " + canary + "\r\n")}) {
     const RawResponse response = RoundTrip(server_->port(), request);
     EXPECT_GE(response.status, 400) << request;
     EXPECT_EQ(response.body.find(canary), std::string::npos) << response.body;

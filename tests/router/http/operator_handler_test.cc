@@ -49,9 +49,9 @@ TEST(OperatorHandlerTest, ServesMetricsAndThePage) {
 TEST(OperatorHandlerTest, HasAKeyOfItsOwn) {
   OperatorHandler handler(
       {.authenticate = [](std::string_view key) -> std::variant<std::string, ApiError> {
-         if (key == "op") return "operator";
-         return UnauthenticatedError();
-       }});
+        if (key == "op") return "operator";
+        return UnauthenticatedError();
+      }});
   HttpServer server({.num_threads = 1}, &handler);
   ASSERT_TRUE(server.Start().ok());
   const std::string key = "Authorization: Bearer op\r\n";

@@ -12,7 +12,7 @@
 namespace paceline::router {
 
 struct RawResponse {
-  int status = 0;  // 0: the connection closed or nothing came in time
+  int status = 0;                              // 0: the connection closed or nothing came in time
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;                            // chunks put together
   bool complete = false;                       // the body came to its proper end

@@ -11,8 +11,8 @@ namespace {
 
 using State = RequestReader::State;
 
-// What a connection would see of `bytes` that arrive in pieces of the given sizes: every request and
-// the status of the error that ends them, if one does.
+// What a connection would see of `bytes` that arrive in pieces of the given sizes: every request
+// and the status of the error that ends them, if one does.
 std::string TraceOf(const std::string& bytes, const std::vector<size_t>& pieces) {
   RequestReader reader{ReaderLimits{}};
   std::string trace;
@@ -51,7 +51,9 @@ std::string Get(const std::string& headers = "") {
 std::string Post(const std::string& headers, const std::string& body = "") {
   return "POST /x HTTP/1.1\r\nHost: a\r\n" + headers + "\r\n" + body;
 }
-std::string Chunked(const std::string& body) { return Post("Transfer-Encoding: chunked\r\n", body); }
+std::string Chunked(const std::string& body) {
+  return Post("Transfer-Encoding: chunked\r\n", body);
+}
 
 TEST(RequestReaderTest, ReadsRequestsOneAfterAnother) {
   EXPECT_EQ(TraceOf(Get() + Post("Content-Length: 3\r\n", "abc") +
@@ -111,10 +113,13 @@ std::vector<BadInput> BadInputs() {
       {"length and encoding", Post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), 400},
       {"encoding and length", Post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), 400},
       {"encoding and huge length",
-       Post("Transfer-Encoding: chunked\r\nContent-Length: 18446744073709551616\r\n"), 400},
+       Post("Transfer-Encoding: chunked\r\nContent-Length: 18446744073709551616\r\n"),
+       400},
       {"unknown encoding", Post("Transfer-Encoding: xchunked\r\n"), 400},
       {"two encodings", Post("Transfer-Encoding: gzip, chunked\r\n"), 400},
-      {"encodings twice", Post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), 400},
+      {"encodings twice",
+       Post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+       400},
       {"encoding in 1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
       {"chunk of -2", Chunked("-2\r\nab\r\n"), 400},
       {"chunk of 16 f", Chunked("ffffffffffffffff\r\nab\r\n"), 413},

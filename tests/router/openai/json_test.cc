@@ -33,9 +33,21 @@ TEST(ParseJsonTest, KeepsWholeNumbersOf64BitsExact) {
 }
 
 TEST(ParseJsonTest, RefusesNumbersThatCannotBeExpressed) {
-  for (const char* text : {"NaN", "Infinity", "-Infinity", "1e999", "-1e999", "18446744073709551616",
-                           "123456789012345678901234567890", "1e-400", "0x10", "01", "1.", ".5",
-                           "+1", "1e", "--1"}) {
+  for (const char* text : {"NaN",
+                           "Infinity",
+                           "-Infinity",
+                           "1e999",
+                           "-1e999",
+                           "18446744073709551616",
+                           "123456789012345678901234567890",
+                           "1e-400",
+                           "0x10",
+                           "01",
+                           "1.",
+                           ".5",
+                           "+1",
+                           "1e",
+                           "--1"}) {
     EXPECT_FALSE(Accepts(text)) << text;
   }
   EXPECT_TRUE(Accepts("0.0e-400"));
@@ -43,19 +55,36 @@ TEST(ParseJsonTest, RefusesNumbersThatCannotBeExpressed) {
 }
 
 TEST(ParseJsonTest, RefusesAnythingBesideOneDocument) {
-  for (const std::string& text : {std::string(), std::string("{} {}"), std::string("{}x"),
-                                 std::string("{}\0", 3), std::string("{}\0{}", 5),
-                                 std::string("\xEF\xBB\xBF{}"), std::string("{}/**/"),
-                                 std::string("{'a':1}"), std::string("{\"a\":1,}"),
-                                 std::string("[1,]"), std::string("{a:1}")}) {
+  for (const std::string& text : {std::string(),
+                                  std::string("{} {}"),
+                                  std::string("{}x"),
+                                  std::string("{}\0", 3),
+                                  std::string("{}\0{}", 5),
+                                  std::string("\xEF\xBB\xBF{}"),
+                                  std::string("{}/**/"),
+                                  std::string("{'a':1}"),
+                                  std::string("{\"a\":1,}"),
+                                  std::string("[1,]"),
+                                  std::string("{a:1}")}) {
     EXPECT_EQ(CodeOf(text), "invalid_json") << text;
   }
 }
 
 TEST(ParseJsonTest, RefusesInvalidUnicode) {
-  for (const std::string body : {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xED\xA0\x80",
-                                 "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xE2\x82", "\xFF",
-                                 "\\ud800", "\\udc00", "\\ud800\\u0041", "\\u12", "\x01"}) {
+  for (const std::string body : {"\x80",
+                                 "\xC0\x80",
+                                 "\xC1\xBF",
+                                 "\xE0\x80\x80",
+                                 "\xED\xA0\x80",
+                                 "\xF4\x90\x80\x80",
+                                 "\xF5\x80\x80\x80",
+                                 "\xE2\x82",
+                                 "\xFF",
+                                 "\\ud800",
+                                 "\\udc00",
+                                 "\\ud800\\u0041",
+                                 "\\u12",
+                                 "\x01"}) {
     EXPECT_FALSE(Accepts("\"" + body + "\"")) << body;
   }
   EXPECT_FALSE(Accepts(std::string("\"\0\"", 3)));
@@ -72,9 +101,7 @@ TEST(ParseJsonTest, NamesADuplicateKeyWithoutItsOddBytes) {
 }
 
 TEST(ParseJsonTest, AllowsDepth64AndNoMore) {
-  const auto nested = [](int depth) {
-    return std::string(depth, '[') + std::string(depth, ']');
-  };
+  const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
   EXPECT_TRUE(Accepts(nested(64)));
   EXPECT_FALSE(Accepts(nested(65)));
   EXPECT_FALSE(Accepts(nested(100'000)));
@@ -111,8 +138,14 @@ TEST(JsonWriterTest, WritesWhatAParserReadsBack) {
 }
 
 TEST(JsonWriterTest, ReplacesBytesThatAreNotUtf8) {
-  for (const std::string bad : {"\x80", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80",
-                                "\xE2\x82", "\xFF", "a\xF0\x9F\x98"}) {
+  for (const std::string bad : {"\x80",
+                                "\xC0\x80",
+                                "\xE0\x80\x80",
+                                "\xED\xA0\x80",
+                                "\xF4\x90\x80\x80",
+                                "\xE2\x82",
+                                "\xFF",
+                                "a\xF0\x9F\x98"}) {
     std::string out;
     JsonWriter(&out).String(bad);
     const auto json = nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false);

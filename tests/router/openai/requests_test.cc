@@ -34,7 +34,9 @@ const v1::GenerateRequest& CallOf(const InferenceRequest& request, size_t i = 0)
 const v1::ChatRequest& ChatOf(const InferenceRequest& request) {
   return std::get<v1::ChatRequest>(request.calls.at(0));
 }
-std::string CompletionParam(const std::string& body) { return ErrorOf(ParseCompletion(body)).param; }
+std::string CompletionParam(const std::string& body) {
+  return ErrorOf(ParseCompletion(body)).param;
+}
 std::string ChatParam(const std::string& body) { return ErrorOf(ParseChatCompletion(body)).param; }
 
 // One value of every JSON type, by name.
@@ -48,27 +50,57 @@ const std::map<std::string, json>& OneOfEachType() {
   return values;
 }
 
-// The types that a field of each name may have; written by hand from the OpenAI and vLLM references.
+// The types that a field of each name may have; written by hand from the OpenAI and vLLM
+// references.
 const std::map<std::string, std::set<std::string>>& AllowedTypes() {
   static const std::set<std::string> integer = {"int"};
   static const std::set<std::string> number = {"int", "float"};
   static const std::set<std::string> boolean = {"bool"};
   static const std::set<std::string> text = {"string"};
   static const std::map<std::string, std::set<std::string>> types = {
-      {"model", text}, {"max_tokens", integer}, {"max_completion_tokens", integer},
-      {"min_tokens", integer}, {"temperature", number}, {"top_p", number}, {"top_k", integer},
-      {"min_p", number}, {"typical_p", number}, {"n", integer}, {"best_of", integer},
-      {"use_beam_search", boolean}, {"length_penalty", number}, {"seed", integer},
-      {"stop", text}, {"include_stop_str_in_output", boolean}, {"ignore_eos", boolean},
-      {"frequency_penalty", number}, {"presence_penalty", number},
-      {"repetition_penalty", number}, {"top_logprobs", integer}, {"prompt_logprobs", integer},
-      {"skip_special_tokens", boolean}, {"return_token_ids", boolean}, {"request_id", text},
-      {"priority", integer}, {"cache_salt", text}, {"truncate_prompt_tokens", integer},
-      {"timeout", number}, {"stream", boolean}, {"user", text}, {"safety_identifier", text},
-      {"prompt_cache_key", text}, {"add_special_tokens", boolean}, {"echo", boolean},
-      {"add_generation_prompt", boolean}, {"parallel_tool_calls", boolean}, {"prompt", text},
-      {"chat_template_kwargs", {"object"}}, {"store", {}}, {"logprobs", {}},
-      {"spaces_between_special_tokens", boolean}, {"include_reasoning", boolean}};
+      {"model", text},
+      {"max_tokens", integer},
+      {"max_completion_tokens", integer},
+      {"min_tokens", integer},
+      {"temperature", number},
+      {"top_p", number},
+      {"top_k", integer},
+      {"min_p", number},
+      {"typical_p", number},
+      {"n", integer},
+      {"best_of", integer},
+      {"use_beam_search", boolean},
+      {"length_penalty", number},
+      {"seed", integer},
+      {"stop", text},
+      {"include_stop_str_in_output", boolean},
+      {"ignore_eos", boolean},
+      {"frequency_penalty", number},
+      {"presence_penalty", number},
+      {"repetition_penalty", number},
+      {"top_logprobs", integer},
+      {"prompt_logprobs", integer},
+      {"skip_special_tokens", boolean},
+      {"return_token_ids", boolean},
+      {"request_id", text},
+      {"priority", integer},
+      {"cache_salt", text},
+      {"truncate_prompt_tokens", integer},
+      {"timeout", number},
+      {"stream", boolean},
+      {"user", text},
+      {"safety_identifier", text},
+      {"prompt_cache_key", text},
+      {"add_special_tokens", boolean},
+      {"echo", boolean},
+      {"add_generation_prompt", boolean},
+      {"parallel_tool_calls", boolean},
+      {"prompt", text},
+      {"chat_template_kwargs", {"object"}},
+      {"store", {}},
+      {"logprobs", {}},
+      {"spaces_between_special_tokens", boolean},
+      {"include_reasoning", boolean}};
   return types;
 }
 
@@ -120,14 +152,41 @@ TEST(RequestFieldsTest, FieldNamesAreUnique) {
 TEST(RequestFieldsTest, EverySamplingFieldOfTheContractIsKnownOnBothEndpoints) {
   const auto completion = CompletionFieldNames();
   const auto chat = ChatCompletionFieldNames();
-  for (const std::string_view name :
-       {"max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "n",
-        "best_of", "use_beam_search", "length_penalty", "seed", "stop", "stop_token_ids",
-        "include_stop_str_in_output", "ignore_eos", "frequency_penalty", "presence_penalty",
-        "repetition_penalty", "logit_bias", "bad_words", "allowed_token_ids", "logprobs",
-        "top_logprobs", "prompt_logprobs", "echo", "skip_special_tokens", "return_token_ids",
-        "response_format", "structured_outputs", "priority", "cache_salt", "request_id",
-        "truncate_prompt_tokens", "timeout"}) {
+  for (const std::string_view name : {"max_tokens",
+                                      "min_tokens",
+                                      "temperature",
+                                      "top_p",
+                                      "top_k",
+                                      "min_p",
+                                      "typical_p",
+                                      "n",
+                                      "best_of",
+                                      "use_beam_search",
+                                      "length_penalty",
+                                      "seed",
+                                      "stop",
+                                      "stop_token_ids",
+                                      "include_stop_str_in_output",
+                                      "ignore_eos",
+                                      "frequency_penalty",
+                                      "presence_penalty",
+                                      "repetition_penalty",
+                                      "logit_bias",
+                                      "bad_words",
+                                      "allowed_token_ids",
+                                      "logprobs",
+                                      "top_logprobs",
+                                      "prompt_logprobs",
+                                      "echo",
+                                      "skip_special_tokens",
+                                      "return_token_ids",
+                                      "response_format",
+                                      "structured_outputs",
+                                      "priority",
+                                      "cache_salt",
+                                      "request_id",
+                                      "truncate_prompt_tokens",
+                                      "timeout"}) {
     EXPECT_NE(std::find(completion.begin(), completion.end(), name), completion.end()) << name;
     EXPECT_NE(std::find(chat.begin(), chat.end(), name), chat.end()) << name;
   }
@@ -199,9 +258,12 @@ TEST(RequestFieldsTest, LeavesAbsentFieldsUnset) {
 }
 
 TEST(RequestFieldsTest, RefusesNumbersThatDoNotFitTheirField) {
-  for (const std::string body :
-       {R"("n":2147483648)", R"("n":1.5)", R"("n":1.0)", R"("n":"1")", R"("n":-2147483649)",
-        R"("n":9223372036854775808)"}) {
+  for (const std::string body : {R"("n":2147483648)",
+                                 R"("n":1.5)",
+                                 R"("n":1.0)",
+                                 R"("n":"1")",
+                                 R"("n":-2147483649)",
+                                 R"("n":9223372036854775808)"}) {
     EXPECT_EQ(CompletionParam("{\"prompt\":\"p\"," + body + "}"), "n") << body;
   }
   EXPECT_EQ(CompletionParam(R"({"prompt":"p","seed":9223372036854775808})"), "seed");
@@ -213,8 +275,8 @@ TEST(RequestFieldsTest, RefusesNumbersThatDoNotFitTheirField) {
 TEST(RequestFieldsTest, LogprobsIsANumberForCompletionsAndASwitchForChat) {
   EXPECT_EQ(CompletionParam(R"({"prompt":"p","logprobs":true})"), "logprobs");
   EXPECT_EQ(ChatParam(R"({"messages":[{"role":"user","content":"a"}],"logprobs":1})"), "logprobs");
-  const InferenceRequest chat = Chat(
-      R"({"messages":[{"role":"user","content":"a"}],"logprobs":true,"top_logprobs":2})");
+  const InferenceRequest chat =
+      Chat(R"({"messages":[{"role":"user","content":"a"}],"logprobs":true,"top_logprobs":2})");
   EXPECT_TRUE(ChatOf(chat).logprobs());
   EXPECT_EQ(ChatOf(chat).sampling().top_logprobs(), 2);
   EXPECT_EQ(chat.shape.num_top_logprobs, 2);
@@ -224,8 +286,8 @@ TEST(RequestFieldsTest, NamesAnUnknownFieldSafely) {
   const ApiError error = ErrorOf(ParseCompletion(R"({"prompt":"p","bad\n<name>":1})"));
   EXPECT_EQ(error.param, "bad??name?");
   EXPECT_EQ(error.code, "unknown_field");
-  const ApiError long_name = ErrorOf(
-      ParseCompletion("{\"prompt\":\"p\",\"" + std::string(1 << 20, 'k') + "\":1}"));
+  const ApiError long_name =
+      ErrorOf(ParseCompletion("{\"prompt\":\"p\",\"" + std::string(1 << 20, 'k') + "\":1}"));
   EXPECT_EQ(long_name.param, std::string(64, 'k'));
   EXPECT_EQ(ChatParam(R"({"messages":[{"role":"user","content":"a","zzz":1}]})"),
             "messages[0].zzz");
@@ -247,38 +309,47 @@ TEST(RequestFieldsTest, UnknownFieldsCanBeAllowed) {
 
 TEST(RequestFieldsTest, AcceptsDefaultsOfWhatIsNotBuiltAndRefusesTheRest) {
   const std::string message = R"({"messages":[{"role":"user","content":"a"}],)";
-  for (const std::string good :
-       {R"("response_format":{"type":"text"})", R"("tools":[])", R"("tool_choice":"none")",
-        R"("tool_choice":"auto")", R"("store":false)", R"("metadata":{})",
-        R"("service_tier":"auto")", R"("parallel_tool_calls":false)", R"("modalities":["text"])",
-        R"("user":"u")", R"("stop":[])", R"("logit_bias":{})", R"("functions":[])",
-        R"("continue_final_message":false)", R"("stream_options":{"include_usage":false})"}) {
+  for (const std::string good : {R"("response_format":{"type":"text"})",
+                                 R"("tools":[])",
+                                 R"("tool_choice":"none")",
+                                 R"("tool_choice":"auto")",
+                                 R"("store":false)",
+                                 R"("metadata":{})",
+                                 R"("service_tier":"auto")",
+                                 R"("parallel_tool_calls":false)",
+                                 R"("modalities":["text"])",
+                                 R"("user":"u")",
+                                 R"("stop":[])",
+                                 R"("logit_bias":{})",
+                                 R"("functions":[])",
+                                 R"("continue_final_message":false)",
+                                 R"("stream_options":{"include_usage":false})"}) {
     EXPECT_EQ(ChatParam(message + good + "}"), "(accepted)") << good;
   }
-  for (const auto& [field, bad] : std::map<std::string, std::string>{
-           {"response_format", R"({"type":"json_object"})"},
-           {"structured_outputs", R"({"regex":"a"})"},
-           {"tool_choice", R"("required")"},
-           {"store", "true"},
-           {"metadata", R"({"a":"b"})"},
-           {"service_tier", R"("flex")"},
-           {"modalities", R"(["audio"])"},
-           {"chat_template", R"("{{ 7 }}")"},
-           {"reasoning_effort", R"("high")"},
-           {"audio", "{}"},
-           {"echo", "true"},
-           {"user", R"("")"},
-           {"cache_salt", R"("")"},
-           {"allowed_token_ids", "[]"},
-           {"stream_options", R"({"include_usage":true})"}}) {
+  for (const auto& [field, bad] :
+       std::map<std::string, std::string>{{"response_format", R"({"type":"json_object"})"},
+                                          {"structured_outputs", R"({"regex":"a"})"},
+                                          {"tool_choice", R"("required")"},
+                                          {"store", "true"},
+                                          {"metadata", R"({"a":"b"})"},
+                                          {"service_tier", R"("flex")"},
+                                          {"modalities", R"(["audio"])"},
+                                          {"chat_template", R"("{{ 7 }}")"},
+                                          {"reasoning_effort", R"("high")"},
+                                          {"audio", "{}"},
+                                          {"echo", "true"},
+                                          {"user", R"("")"},
+                                          {"cache_salt", R"("")"},
+                                          {"allowed_token_ids", "[]"},
+                                          {"stream_options", R"({"include_usage":true})"}}) {
     EXPECT_EQ(ChatParam(message + "\"" + field + "\":" + bad + "}"), field) << bad;
   }
   EXPECT_EQ(ChatParam(message + R"("user":"a\u0000b"})"), "user");
 }
 
 TEST(RequestFieldsTest, PassesToolsOnForTheCoreToJudge) {
-  const InferenceRequest chat = Chat(
-      R"({"messages":[{"role":"user","content":"a"}],"tools":[{"type":"function"}]})");
+  const InferenceRequest chat =
+      Chat(R"({"messages":[{"role":"user","content":"a"}],"tools":[{"type":"function"}]})");
   EXPECT_EQ(ChatOf(chat).tools_json(), R"([{"type":"function"}])");
   EXPECT_EQ(ChatParam(R"({"messages":[{"role":"user","content":"a"}],"tools":[1]})"), "tools[0]");
 }
@@ -290,8 +361,10 @@ TEST(RequestFieldsTest, LogitBiasTakesTokenIdsAsNames) {
   }
   EXPECT_EQ(CompletionParam(R"({"prompt":"p","logit_bias":{"1":"x"}})"), "logit_bias.1");
   // Ranges are the core's: it sees them.
-  EXPECT_EQ(CallOf(Completion(R"({"prompt":"p","logit_bias":{"-1":1e9}})")).sampling()
-                .logit_bias().at(-1),
+  EXPECT_EQ(CallOf(Completion(R"({"prompt":"p","logit_bias":{"-1":1e9}})"))
+                .sampling()
+                .logit_bias()
+                .at(-1),
             1e9);
 }
 
@@ -308,19 +381,19 @@ TEST(CompletionPromptTest, TakesTextsAndTokenIds) {
 }
 
 TEST(CompletionPromptTest, RefusesOtherShapesByPlace) {
-  for (const auto& [prompt, param] : std::map<std::string, std::string>{
-           {"[]", "prompt"},
-           {"[[]]", "prompt[0]"},
-           {"[1,\"a\"]", "prompt[1]"},
-           {"[\"a\",1]", "prompt[1]"},
-           {"[1.5]", "prompt[0]"},
-           {"[[1],[1.5]]", "prompt[1][0]"},
-           {"[[1],[[1]]]", "prompt[1][0]"},
-           {"[1,18446744073709551615]", "prompt[1]"},
-           {"[null]", "prompt[0]"},
-           {"[{}]", "prompt[0]"},
-           {"{}", "prompt"},
-           {"5", "prompt"}}) {
+  for (const auto& [prompt, param] :
+       std::map<std::string, std::string>{{"[]", "prompt"},
+                                          {"[[]]", "prompt[0]"},
+                                          {"[1,\"a\"]", "prompt[1]"},
+                                          {"[\"a\",1]", "prompt[1]"},
+                                          {"[1.5]", "prompt[0]"},
+                                          {"[[1],[1.5]]", "prompt[1][0]"},
+                                          {"[[1],[[1]]]", "prompt[1][0]"},
+                                          {"[1,18446744073709551615]", "prompt[1]"},
+                                          {"[null]", "prompt[0]"},
+                                          {"[{}]", "prompt[0]"},
+                                          {"{}", "prompt"},
+                                          {"5", "prompt"}}) {
     EXPECT_EQ(CompletionParam("{\"prompt\":" + prompt + "}"), param) << prompt;
   }
   json many = json::array();
@@ -330,7 +403,8 @@ TEST(CompletionPromptTest, RefusesOtherShapesByPlace) {
 }
 
 TEST(CompletionPromptTest, EchoedPromptsGetLogprobs) {
-  const auto& sampling = CallOf(Completion(R"({"prompt":"p","echo":true,"logprobs":2})")).sampling();
+  const auto& sampling =
+      CallOf(Completion(R"({"prompt":"p","echo":true,"logprobs":2})")).sampling();
   EXPECT_EQ(sampling.prompt_logprobs(), 2);
 }
 
@@ -406,10 +480,11 @@ TEST(RequestBodyTest, OnlyAnObjectIsABody) {
 TEST(RequestBodyTest, ErrorsCarryNoUserBytes) {
   const std::string canary = "CANARY";
   const std::string c = "\"" + canary + "\"";
-  for (const std::string& body :
-       {"{\"prompt\":" + c + ",\"n\":" + c + "}", "{\"prompt\":" + c + "," + c,
-        "{\"prompt\":\"p\",\"logit_bias\":{" + c + ":1}}", "{\"prompt\":\"p\",\"service_tier\":" + c + "}",
-        "{\"prompt\":\"p\",\"response_format\":{\"type\":" + c + "}}"}) {
+  for (const std::string& body : {"{\"prompt\":" + c + ",\"n\":" + c + "}",
+                                  "{\"prompt\":" + c + "," + c,
+                                  "{\"prompt\":\"p\",\"logit_bias\":{" + c + ":1}}",
+                                  "{\"prompt\":\"p\",\"service_tier\":" + c + "}",
+                                  "{\"prompt\":\"p\",\"response_format\":{\"type\":" + c + "}}"}) {
     EXPECT_EQ(ErrorJson(ErrorOf(ParseCompletion(body))).find(canary), std::string::npos) << body;
   }
   const std::string chat = "{\"messages\":[{\"role\":" + c + ",\"content\":" + c + "}]}";
@@ -437,9 +512,11 @@ TEST(TokenizeBodyTest, TakesAPromptOrMessages) {
   auto chat = std::get<v1::TokenizeRequest>(ParseTokenize(
       R"({"messages":[{"role":"user","content":"a"}],"add_generation_prompt":false})"));
   EXPECT_EQ(chat.messages_size(), 1);
-  for (const std::string bad :
-       {"{}", "{\"prompt\":1}", R"({"prompt":"a","messages":[{"role":"user","content":"a"}]})",
-        R"({"prompt":"a","zzz":1})", R"({"prompt":"a","chat_template":"x"})"}) {
+  for (const std::string bad : {"{}",
+                                "{\"prompt\":1}",
+                                R"({"prompt":"a","messages":[{"role":"user","content":"a"}]})",
+                                R"({"prompt":"a","zzz":1})",
+                                R"({"prompt":"a","chat_template":"x"})"}) {
     EXPECT_TRUE(std::holds_alternative<ApiError>(ParseTokenize(bad))) << bad;
   }
 }

@@ -36,8 +36,8 @@ v1::Usage MakeUsage(int prompt, int completion, int cached) {
   return usage;
 }
 
-v1::TokenLogprob MakeLogprob(int32_t id, float logprob, const std::string& token, int32_t rank,
-                             int32_t offset = 0) {
+v1::TokenLogprob MakeLogprob(
+    int32_t id, float logprob, const std::string& token, int32_t rank, int32_t offset = 0) {
   v1::TokenLogprob entry;
   entry.set_token_id(id);
   entry.set_logprob(logprob);

@@ -1,0 +1,46 @@
+// Which connections a server has, for its cap and for stopping. Owned by the server; any thread.
+#ifndef PACELINE_ROUTER_HTTP_CONNECTION_SET_H_
+#define PACELINE_ROUTER_HTTP_CONNECTION_SET_H_
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace paceline::router {
+
+class Connection;
+
+// The server's connections, and which of them wait for a request, oldest first. Any thread.
+class ConnectionSet {
+ public:
+  void Add(const std::shared_ptr<Connection>& connection);
+  void Remove(const Connection* connection);
+  void SetIdle(const Connection* connection, bool idle);
+  // The connection that has been idle longest, which then no longer counts as idle; null when none
+  // is.
+  std::shared_ptr<Connection> TakeOldestIdle();
+  std::vector<std::shared_ptr<Connection>> All() const;
+  size_t size() const;
+  // Waits until the set is empty; false when `timeout` passed first.
+  bool WaitUntilEmpty(std::chrono::nanoseconds timeout) const;
+
+ private:
+  struct Entry {
+    std::weak_ptr<Connection> connection;
+    std::list<const Connection*>::iterator idle;  // valid when is_idle
+    bool is_idle = false;
+  };
+  mutable std::mutex mutex_;  // guards everything below
+  mutable std::condition_variable emptied_;
+  std::unordered_map<const Connection*, Entry> entries_;
+  std::list<const Connection*> idle_;
+};
+
+}  // namespace paceline::router
+
+#endif  // PACELINE_ROUTER_HTTP_CONNECTION_SET_H_
