@@ -1,8 +1,7 @@
-// Requests that wait for a replica: bounded in number and in prompt tokens over all models, fair over
-// tenants by virtual token counters (the tenant that was served the fewest tokens goes first; Sheng
-// et al., OSDI 2024), by priority and then by age within a tenant. Priorities do not reach across
-// tenants: they would undo the fairness.
-// Owned by Dispatcher; the router's loop thread only.
+// Requests that wait for a replica: bounded in number and in prompt tokens over all models, fair
+// over tenants by virtual token counters (the tenant that was served the fewest tokens goes first;
+// Sheng et al., OSDI 2024), by priority and then by age within a tenant. Priorities do not reach
+// across tenants: they would undo the fairness. Owned by Dispatcher; the router's loop thread only.
 #ifndef PACELINE_ROUTER_ADMISSION_FAIR_QUEUE_H_
 #define PACELINE_ROUTER_ADMISSION_FAIR_QUEUE_H_
 
@@ -53,7 +52,7 @@ class FairQueue {
   int64_t oldest_ns() const;
 
  private:
-  using Order = std::tuple<int32_t, uint64_t>;  // priority, serial
+  using Order = std::tuple<int32_t, uint64_t>;    // priority, serial
   using Line = absl::btree_map<Order, uint64_t>;  // to item id
   struct Tenant {
     int64_t served_tokens = 0;

@@ -7,8 +7,8 @@
 namespace paceline::router {
 namespace {
 
-// Greatest nesting of brackets outside of strings. Before parsing, so that depth is bounded whatever
-// the parser does with it.
+// Greatest nesting of brackets outside of strings. Before parsing, so that depth is bounded
+// whatever the parser does with it.
 int32_t NestingDepth(std::string_view text) {
   int32_t depth = 0;
   int32_t deepest = 0;
@@ -37,8 +37,15 @@ nlohmann::json Parse(std::string_view text, int32_t max_depth) {
 
 // What the template is given by the server; a request must not replace it.
 constexpr std::string_view kReserved[] = {
-    "messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token",
-    "chat_template", "tokenize", "continue_final_message",
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+    "chat_template",
+    "tokenize",
+    "continue_final_message",
 };
 
 }  // namespace

@@ -13,8 +13,8 @@ namespace paceline::router {
 // Whether `text` is one well-formed JSON array, nested at most `max_depth` deep.
 bool IsJsonArray(std::string_view text, int32_t max_depth);
 
-// chat_template_kwargs_json: empty, or a JSON object of at most `max_bytes` and `max_depth` that does
-// not name a variable of the template's own (messages, tools, …).
+// chat_template_kwargs_json: empty, or a JSON object of at most `max_bytes` and `max_depth` that
+// does not name a variable of the template's own (messages, tools, …).
 std::optional<ApiError> ValidateTemplateKwargs(std::string_view text,
                                                int32_t max_bytes,
                                                int32_t max_depth);

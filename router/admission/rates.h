@@ -52,7 +52,7 @@ inline int64_t RetryAfterMs(int64_t queued, int64_t left_in_window) {
 }
 
 struct RetryBudgetOptions {
-  double ratio = 0.1;          // of the requests of the last ten seconds
+  double ratio = 0.1;  // of the requests of the last ten seconds
   int64_t min_per_second = 10;
 };
 
@@ -64,8 +64,8 @@ class RetryBudget {
   void CountRequest(int64_t now_ns) { requests_.Add(now_ns); }
   // Takes one retry out of the budget; false, and nothing taken, when it is spent.
   bool Take(int64_t now_ns) {
-    const auto share = static_cast<int64_t>(
-        options_.ratio * static_cast<double>(requests_.Sum(now_ns)));
+    const auto share =
+        static_cast<int64_t>(options_.ratio * static_cast<double>(requests_.Sum(now_ns)));
     const int64_t floor = options_.min_per_second * SlidingCount::kWindowSeconds;
     if (retries_.Sum(now_ns) >= std::max(share, floor)) return false;
     retries_.Add(now_ns);

@@ -119,10 +119,10 @@ Fault ResolveStop(const v1::SamplingParams& s,
   for (const std::string& text : s.stop()) {
     if (text.empty() || text.size() > static_cast<size_t>(limits.max_stop_bytes) ||
         !IsValidUtf8(text)) {
-      return InvalidParam("stop",
-                          absl::StrCat("stop entries must be 1 to ",
-                                       limits.max_stop_bytes,
-                                       " bytes of valid UTF-8"));
+      return InvalidParam(
+          "stop",
+          absl::StrCat(
+              "stop entries must be 1 to ", limits.max_stop_bytes, " bytes of valid UTF-8"));
     }
     out.stop.push_back(text);
   }
@@ -140,7 +140,8 @@ Fault ResolveTokenSets(const v1::SamplingParams& s,
                        const ModelLimits& model,
                        const ParameterLimits& limits,
                        ResolvedRequest& out) {
-  RETURN_IF_FAULT(AtMost("logit_bias", static_cast<int64_t>(s.logit_bias_size()), limits.max_logit_bias));
+  RETURN_IF_FAULT(
+      AtMost("logit_bias", static_cast<int64_t>(s.logit_bias_size()), limits.max_logit_bias));
   std::vector<std::pair<int64_t, double>> bias(s.logit_bias().begin(), s.logit_bias().end());
   std::sort(bias.begin(), bias.end());  // a map's order is not fixed; the engine's input is
   for (const auto& [id, value] : bias) {
@@ -173,7 +174,8 @@ Fault ResolveLogprobs(const v1::SamplingParams& s,
     }
   } else {
     if (s.has_logprobs()) {
-      return InvalidParam("logprobs", "chat requests switch logprobs on with true; use top_logprobs");
+      return InvalidParam("logprobs",
+                          "chat requests switch logprobs on with true; use top_logprobs");
     }
     RETURN_IF_FAULT(WithinInt("top_logprobs", s.top_logprobs(), 0, limits.max_logprobs));
     if (s.top_logprobs() > 0 && !*switched_on) {
@@ -210,11 +212,9 @@ Fault ResolveOptions(const v1::RequestOptions& o,
                      const ParameterLimits& limits,
                      ResolvedRequest& out) {
   if (!o.request_id().empty()) {
-    const bool is_printable = absl::c_all_of(o.request_id(), [](char c) {
-      return absl::ascii_isprint(static_cast<unsigned char>(c));
-    });
-    if (!is_printable ||
-        o.request_id().size() > static_cast<size_t>(limits.max_request_id_bytes)) {
+    const bool is_printable = absl::c_all_of(
+        o.request_id(), [](char c) { return absl::ascii_isprint(static_cast<unsigned char>(c)); });
+    if (!is_printable || o.request_id().size() > static_cast<size_t>(limits.max_request_id_bytes)) {
       return InvalidParam("request_id",
                           absl::StrCat("request_id must be 1 to ",
                                        limits.max_request_id_bytes,
@@ -224,9 +224,8 @@ Fault ResolveOptions(const v1::RequestOptions& o,
   }
   RETURN_IF_FAULT(WithinInt("priority", o.priority(), -1000, 1000));
   out.priority = o.priority();
-  const bool has_control = absl::c_any_of(o.cache_salt(), [](char c) {
-    return absl::ascii_iscntrl(static_cast<unsigned char>(c));
-  });
+  const bool has_control = absl::c_any_of(
+      o.cache_salt(), [](char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); });
   if (has_control || o.cache_salt().size() > static_cast<size_t>(limits.max_cache_salt_bytes)) {
     return InvalidParam("cache_salt",
                         absl::StrCat("cache_salt must be at most ",
@@ -235,8 +234,7 @@ Fault ResolveOptions(const v1::RequestOptions& o,
   }
   out.cache_salt = o.cache_salt();
   if (o.has_truncate_prompt_tokens()) {
-    RETURN_IF_FAULT(
-        WithinInt("truncate_prompt_tokens", o.truncate_prompt_tokens(), 1, INT32_MAX));
+    RETURN_IF_FAULT(WithinInt("truncate_prompt_tokens", o.truncate_prompt_tokens(), 1, INT32_MAX));
     out.truncate_prompt_tokens = o.truncate_prompt_tokens();
   }
   if (o.has_timeout()) {
@@ -321,7 +319,8 @@ std::optional<ApiError> ValidateMessages(
     if (!IsKnownRole(message.role())) {
       return InvalidParam(
           absl::StrCat("messages[", i, "].role"),
-          absl::StrCat("messages[", i, "].role must be system, developer, user, assistant or tool"));
+          absl::StrCat(
+              "messages[", i, "].role must be system, developer, user, assistant or tool"));
     }
     if (!IsValidUtf8(message.content()) || !IsValidUtf8(message.name())) {
       return InvalidParam(absl::StrCat("messages[", i, "]"),

@@ -1,5 +1,5 @@
-// The one validator of requests at the router: every field's range, and every default resolved to what
-// the engine runs. Adding a sampling parameter is one row here. Stateless; any thread.
+// The one validator of requests at the router: every field's range, and every default resolved to
+// what the engine runs. Adding a sampling parameter is one row here. Stateless; any thread.
 #ifndef PACELINE_ROUTER_ADMISSION_VALIDATE_H_
 #define PACELINE_ROUTER_ADMISSION_VALIDATE_H_
 
@@ -37,8 +37,8 @@ struct ModelLimits {
   int64_t kv_tokens = 0;      // that the largest replica's KV cache holds
 };
 
-// A request whose fields are all in range. `sampling` is complete but for max_tokens, which needs the
-// prompt's length.
+// A request whose fields are all in range. `sampling` is complete but for max_tokens, which needs
+// the prompt's length.
 struct ResolvedRequest {
   bool is_chat = false;
   std::string request_id;  // empty: the caller draws one

@@ -1,5 +1,5 @@
-// Which replica runs a request: a pure function of the request and of what is known about the fleet.
-// Stateless; any thread (the snapshot's own rules apply).
+// Which replica runs a request: a pure function of the request and of what is known about the
+// fleet. Stateless; any thread (the snapshot's own rules apply).
 #ifndef PACELINE_ROUTER_BALANCE_BALANCE_H_
 #define PACELINE_ROUTER_BALANCE_BALANCE_H_
 
@@ -28,10 +28,11 @@ struct RequestView {
   std::string_view tokenizer_digest;
   // Tokens were emitted already: only replicas with the same model digest give the same bytes.
   bool is_replay = false;
-  absl::Span<const int32_t> avoid;  // keys of replicas that failed it; used only if none else is left
-  std::string_view session;         // requests of one session belong together; may be empty
-  uint64_t random = 0;              // fresh per pick
-  uint64_t serial = 0;              // counts picks
+  absl::Span<const int32_t>
+      avoid;                 // keys of replicas that failed it; used only if none else is left
+  std::string_view session;  // requests of one session belong together; may be empty
+  uint64_t random = 0;       // fresh per pick
+  uint64_t serial = 0;       // counts picks
 };
 
 struct Picked {

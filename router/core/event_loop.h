@@ -1,6 +1,7 @@
-// One thread that owns state: tasks posted from anywhere run on it one after another, and timers fire
-// on it. The router's queue, request log and fleet live on one such loop, so they need no locks.
-// Owned by whoever embeds the router. Post: any thread. Timers: loop thread (or before Start).
+// One thread that owns state: tasks posted from anywhere run on it one after another, and timers
+// fire on it. The router's queue, request log and fleet live on one such loop, so they need no
+// locks. Owned by whoever embeds the router. Post: any thread. Timers: loop thread (or before
+// Start).
 //
 // std::mutex instead of absl::Mutex: the distribution's Abseil is not built for ThreadSanitizer, so
 // hand-overs through absl::Mutex would be reported as races.
@@ -71,8 +72,8 @@ class EventLoop {
   // from the loop's own thread.
   void Stop();
 
-  // Without a thread (tests, offline use): runs what is due on the caller's thread until nothing is,
-  // and returns how many tasks ran.
+  // Without a thread (tests, offline use): runs what is due on the caller's thread until nothing
+  // is, and returns how many tasks ran.
   int RunReady();
 
  private:

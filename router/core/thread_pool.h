@@ -1,5 +1,5 @@
-// A few threads for work that may take milliseconds (templates, tokenising), so that it never delays
-// the loop. Owned by whoever embeds the router. Post: any thread.
+// A few threads for work that may take milliseconds (templates, tokenising), so that it never
+// delays the loop. Owned by whoever embeds the router. Post: any thread.
 #ifndef PACELINE_ROUTER_CORE_THREAD_POOL_H_
 #define PACELINE_ROUTER_CORE_THREAD_POOL_H_
 

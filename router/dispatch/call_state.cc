@@ -30,8 +30,7 @@ CallState::CallState(uint64_t id,
 void CallState::Begin(Prepared from, std::string drawn_request_id, uint64_t drawn_seed) {
   prepared = std::move(from);
   const ResolvedRequest& resolved = prepared.request;
-  request_id =
-      resolved.request_id.empty() ? std::move(drawn_request_id) : resolved.request_id;
+  request_id = resolved.request_id.empty() ? std::move(drawn_request_id) : resolved.request_id;
   seed = resolved.seed.value_or(drawn_seed);
   worker_salt = TenantCacheSalt(request.tenant, resolved.cache_salt);
   choices.resize(resolved.n);
@@ -142,8 +141,7 @@ void CallState::Emit(int32_t index, ChoiceState& choice, v1::GenerateChunk chunk
   if (!is_prompt_sent_) {
     is_prompt_sent_ = true;
     if (prepared.request.return_token_ids) {
-      chunk.mutable_prompt_token_ids()->Add(prepared.prompt_ids.begin(),
-                                            prepared.prompt_ids.end());
+      chunk.mutable_prompt_token_ids()->Add(prepared.prompt_ids.begin(), prepared.prompt_ids.end());
     }
   }
   chunk.set_request_id(request_id);

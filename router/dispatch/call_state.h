@@ -1,5 +1,6 @@
-// One running call: the request log (prompt ids, parameters, emitted ids per choice) and the way from
-// a worker's results to the client's chunks. Owned by Dispatcher; the router's loop thread only.
+// One running call: the request log (prompt ids, parameters, emitted ids per choice) and the way
+// from a worker's results to the client's chunks. Owned by Dispatcher; the router's loop thread
+// only.
 #ifndef PACELINE_ROUTER_DISPATCH_CALL_STATE_H_
 #define PACELINE_ROUTER_DISPATCH_CALL_STATE_H_
 
@@ -26,9 +27,9 @@ namespace paceline::router {
 struct ChoiceState {
   std::vector<int32_t> emitted;  // exactly what a replay continues
   std::unique_ptr<OutputAssembler> output;
-  bool is_begun = false;   // its first chunk went out
-  bool is_done = false;    // its last chunk went out
-  int32_t attempts = 0;    // how often it was sent to a worker
+  bool is_begun = false;  // its first chunk went out
+  bool is_done = false;   // its last chunk went out
+  int32_t attempts = 0;   // how often it was sent to a worker
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   int64_t last_token_ns = 0;
 };
@@ -89,10 +90,10 @@ class CallState {
   // Where it runs and what waits.
   std::vector<std::string> parts;  // wire ids of what is at workers
   std::vector<PendingPart> pending;
-  std::vector<int32_t> avoid;       // replicas that failed it
-  std::string first_model_digest;   // of the replica that emitted its first token
-  int32_t deaths = 0;               // replicas that were lost while they ran it
-  bool has_retry_grant = false;     // this round of retries is within the budget
+  std::vector<int32_t> avoid;      // replicas that failed it
+  std::string first_model_digest;  // of the replica that emitted its first token
+  int32_t deaths = 0;              // replicas that were lost while they ran it
+  bool has_retry_grant = false;    // this round of retries is within the budget
   bool is_paused = false;
   std::string last_replica;
 
@@ -113,7 +114,9 @@ class CallState {
                     ChoiceState& choice,
                     v1::GenerateChunk& chunk);
   void AppendPromptLogprobs(v1::GenerateChunk& chunk) const;
-  void FinishChoice(const v1::SequenceResult& result, ChoiceState& choice, v1::GenerateChunk& chunk);
+  void FinishChoice(const v1::SequenceResult& result,
+                    ChoiceState& choice,
+                    v1::GenerateChunk& chunk);
   void Emit(int32_t index, ChoiceState& choice, v1::GenerateChunk chunk);
 
   int64_t completion_tokens_ = 0;

@@ -1,5 +1,5 @@
-// Which models the fleet serves, as front ends and text threads see it. The loop thread publishes, any
-// thread reads an immutable snapshot. Owned by Dispatcher.
+// Which models the fleet serves, as front ends and text threads see it. The loop thread publishes,
+// any thread reads an immutable snapshot. Owned by Dispatcher.
 #ifndef PACELINE_ROUTER_DISPATCH_CATALOG_H_
 #define PACELINE_ROUTER_DISPATCH_CATALOG_H_
 

@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kMs = 1'000'000;  // nanoseconds
 
 const v1::RequestOptions& OptionsOf(const CallRequest& request) {
-  return std::visit(
-      [](const auto& body) -> const v1::RequestOptions& { return body.options(); }, request.body);
+  return std::visit([](const auto& body) -> const v1::RequestOptions& { return body.options(); },
+                    request.body);
 }
 
 const std::string& ModelOf(const CallRequest& request) {
@@ -30,7 +30,8 @@ int64_t BytesOf(const CallRequest& request) {
                     request.body);
 }
 
-// The earlier of the transport's deadline and options.timeout; an invalid timeout is the validator's.
+// The earlier of the transport's deadline and options.timeout; an invalid timeout is the
+// validator's.
 int64_t DeadlineOf(const CallRequest& request, int64_t now_ns) {
   int64_t deadline_ns = request.deadline_ns;
   const v1::RequestOptions& options = OptionsOf(request);
@@ -65,15 +66,35 @@ std::string_view CodeLabel(absl::StatusCode code) {
 
 // The label of a call that was refused before it ran.
 std::string_view RejectLabel(const ApiError& error) {
-  for (const char* code : {"queue_full", "draining", "no_ready_replica", "model_not_found",
-                           "deadline_exceeded", "cancelled", "poison_suspected",
-                           "context_length_exceeded", "kv_capacity_exceeded"}) {
+  for (const char* code : {"queue_full",
+                           "draining",
+                           "no_ready_replica",
+                           "model_not_found",
+                           "deadline_exceeded",
+                           "cancelled",
+                           "poison_suspected",
+                           "context_length_exceeded",
+                           "kv_capacity_exceeded"}) {
     if (error.code == code) return code;
   }
   return error.status == absl::StatusCode::kInvalidArgument ? "invalid" : "other";
 }
 
 }  // namespace
+
+// A call on its way to the loop. If the loop has stopped, it is answered here and now.
+class Dispatcher::Arrival {
+ public:
+  explicit Arrival(CallPtr call) : call_(std::move(call)) {}
+  Arrival(Arrival&&) = default;
+  ~Arrival() {
+    if (call_ != nullptr) call_->sink->OnError(DrainingError());
+  }
+  CallPtr Take() { return std::move(call_); }
+
+ private:
+  CallPtr call_;
+};
 
 // Copies may outlive the dispatcher: its methods are reached through the loop only.
 class Dispatcher::Handle final : public CallHandle {
@@ -100,9 +121,8 @@ class Dispatcher::Handle final : public CallHandle {
 
  private:
   void PostReader(bool is_slow) {
-    poster_.Post([dispatcher = dispatcher_, id = id_, is_slow] {
-      dispatcher->OnReader(id, is_slow);
-    });
+    poster_.Post(
+        [dispatcher = dispatcher_, id = id_, is_slow] { dispatcher->OnReader(id, is_slow); });
   }
 
   Dispatcher* const dispatcher_;  // valid while the loop runs
@@ -144,13 +164,12 @@ void Dispatcher::Start() {
   });
 }
 
-std::shared_ptr<CallHandle> Dispatcher::Start(CallRequest request,
-                                              std::shared_ptr<CallSink> sink) {
+std::shared_ptr<CallHandle> Dispatcher::Start(CallRequest request, std::shared_ptr<CallSink> sink) {
   const uint64_t id = next_call_.fetch_add(1);
   ++live_calls_;
-  auto call = std::make_shared<CallState>(
-      id, std::move(request), std::move(sink), loop_->clock().NowNs());
-  loop_->Post([this, call = std::move(call)] { Accept(call); });
+  auto call =
+      std::make_shared<CallState>(id, std::move(request), std::move(sink), loop_->clock().NowNs());
+  loop_->Post([this, arrival = Arrival(std::move(call))]() mutable { Accept(arrival.Take()); });
   return std::make_shared<Handle>(this, id);
 }
 

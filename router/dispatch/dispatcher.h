@@ -1,13 +1,14 @@
-// The router's core: takes calls from the front ends, has them tokenised, queues them fairly, places
-// them on replicas, turns the replicas' results into chunks, and owns deadlines, cancellation,
-// slow readers, retries and failover. Every call gets exactly one terminal event.
+// The router's core: takes calls from the front ends, has them tokenised, queues them fairly,
+// places them on replicas, turns the replicas' results into chunks, and owns deadlines,
+// cancellation, slow readers, retries and failover. Every call gets exactly one terminal event.
 //
-// Threads: one loop thread owns everything but the atomics and the two published snapshots; sinks are
-// called on it. Text work runs on `text`. Service, BeginDrain, Drained and Replicas: any thread.
-// Owned by RouterCore (or a test), which stops the loop and the text threads before destroying it.
+// Threads: one loop thread owns everything but the atomics and the two published snapshots; sinks
+// are called on it. Text work runs on `text`. Service, BeginDrain, Drained and Replicas: any
+// thread. Owned by RouterCore (or a test), which stops the loop and the text threads before
+// destroying it.
 //
-// A call: preparing (text thread) → queued → running; while running, parts of it may be pending again
-// because their replica failed. Cancel, deadline and errors end it from any of these.
+// A call: preparing (text thread) → queued → running; while running, parts of it may be pending
+// again because their replica failed. Cancel, deadline and errors end it from any of these.
 #ifndef PACELINE_ROUTER_DISPATCH_DISPATCHER_H_
 #define PACELINE_ROUTER_DISPATCH_DISPATCHER_H_
 
@@ -51,7 +52,7 @@ struct DispatchOptions {
   int64_t failover_wait_ms = 15'000;       // the same for a call that runs already
   int64_t pause_bytes = 256 << 10;         // unsent bytes at which a stream is paused
   int64_t resume_bytes = 128 << 10;
-  int64_t slow_reader_ms = 5'000;          // paused for longer: cancelled
+  int64_t slow_reader_ms = 5'000;  // paused for longer: cancelled
   int64_t quarantine_ms = 600'000;
 };
 
@@ -96,6 +97,7 @@ class Dispatcher final : public Service, private FleetListener {
 
  private:
   class Handle;
+  class Arrival;
   using CallPtr = std::shared_ptr<CallState>;
 
   // Some choices of a call at one replica: what one Submit asked for.

@@ -1,4 +1,5 @@
-// Dispatcher, what the fleet serves: models, their text side, gauges; and the calls that only need text.
+// Dispatcher, what the fleet serves: models, their text side, gauges; and the calls that only need
+// text.
 #include <algorithm>
 #include <ctime>
 #include <utility>
@@ -17,8 +18,8 @@ void Widen(const v1::WorkerHello& hello, Model& model) {
   limits.max_model_len = std::max(limits.max_model_len, hello.max_model_len());
   limits.vocab_size =
       limits.vocab_size == 0 ? hello.vocab_size() : std::min(limits.vocab_size, hello.vocab_size());
-  limits.kv_tokens = std::max(limits.kv_tokens,
-                              static_cast<int64_t>(hello.num_blocks()) * hello.block_size());
+  limits.kv_tokens =
+      std::max(limits.kv_tokens, static_cast<int64_t>(hello.num_blocks()) * hello.block_size());
   v1::ModelInfo& info = model.info;
   info.set_architecture(hello.architecture());
   info.set_quantization(hello.quantization());
@@ -102,8 +103,7 @@ void Dispatcher::PublishStats() {
   metrics_->SetQueue(
       {.requests = queue_.num_requests(),
        .prompt_tokens = queue_.prompt_tokens(),
-       .oldest_age_seconds =
-           oldest_ns == 0 ? 0 : static_cast<double>(now_ns - oldest_ns) / 1e9});
+       .oldest_age_seconds = oldest_ns == 0 ? 0 : static_cast<double>(now_ns - oldest_ns) / 1e9});
   absl::btree_map<std::string, std::pair<int64_t, int64_t>> sums;  // running, waiting
   for (const auto& [id, model] : catalog_.Get()->by_id) sums[id].second = queue_.num_requests(id);
   std::set<std::string> seen;
@@ -158,10 +158,10 @@ std::variant<TokenizeResult, ApiError> Dispatcher::Tokenize(const v1::TokenizeRe
     if (auto error = ValidateMessages(request.messages(), options_.limits)) {
       return *std::move(error);
     }
-    auto prompt = model.text->RenderChat(
-        request.messages(),
-        {.add_generation_prompt =
-             !request.has_add_generation_prompt() || request.add_generation_prompt()});
+    auto prompt =
+        model.text->RenderChat(request.messages(),
+                               {.add_generation_prompt = !request.has_add_generation_prompt() ||
+                                                         request.add_generation_prompt()});
     if (auto* error = std::get_if<ApiError>(&prompt)) return std::move(*error);
     result.prompt = std::move(std::get<RenderedChat>(prompt).text);
     result.token_ids = std::move(std::get<RenderedChat>(prompt).ids);
@@ -181,8 +181,7 @@ std::variant<std::string, ApiError> Dispatcher::Detokenize(const v1::DetokenizeR
   auto found = catalog_.Get()->Find(request.model());
   if (auto* error = std::get_if<ApiError>(&found)) return std::move(*error);
   const Model& model = *std::get<std::shared_ptr<const Model>>(found);
-  if (auto error =
-          ValidateTokenIds(request.token_ids(), model.limits.vocab_size, "token_ids")) {
+  if (auto error = ValidateTokenIds(request.token_ids(), model.limits.vocab_size, "token_ids")) {
     return *std::move(error);
   }
   const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());

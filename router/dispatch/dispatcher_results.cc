@@ -30,8 +30,8 @@ void Dispatcher::OnResult(const Replica& replica, const v1::SequenceResult& resu
   }
   Part& part = found->second;
   const int32_t index = result.choice_index();
-  const bool is_ours = index >= part.choices.first_choice &&
-                       index < part.choices.first_choice + part.choices.n;
+  const bool is_ours =
+      index >= part.choices.first_choice && index < part.choices.first_choice + part.choices.n;
   const CallPtr call = Find(part.call);
   const bool has_failed = result.finish_reason() > v1::FINISH_REASON_LENGTH;
   if (is_ours && (has_failed || result.finish_reason() < 0)) {
@@ -41,9 +41,9 @@ void Dispatcher::OnResult(const Replica& replica, const v1::SequenceResult& resu
   const bool is_first = call->first_token_ns == 0;
   const int64_t before = is_ours ? call->tokens_of(index) : 0;
   const int64_t last_ns = is_ours ? call->choices[index].last_token_ns : 0;
-  const absl::Status status =
-      is_ours ? call->Deliver(result, now_ns)
-              : absl::InvalidArgumentError("a choice that was not asked for");
+  const absl::Status status = is_ours
+                                  ? call->Deliver(result, now_ns)
+                                  : absl::InvalidArgumentError("a choice that was not asked for");
   if (!status.ok()) {
     spdlog::error("replica {} broke the protocol: {}",
                   replica.hello.replica_id(),
@@ -60,8 +60,7 @@ void Dispatcher::OnResult(const Replica& replica, const v1::SequenceResult& resu
     recent_tokens_.Add(now_ns, added);
     metrics_->OnTokens(model, engine, added);
     if (is_first) {
-      metrics_->OnFirstToken(
-          model, engine, static_cast<double>(now_ns - call->arrived_ns) / 1e9);
+      metrics_->OnFirstToken(model, engine, static_cast<double>(now_ns - call->arrived_ns) / 1e9);
     }
     if (last_ns != 0) {
       metrics_->OnTokenGap(model, engine, static_cast<double>(now_ns - last_ns) / 1e9);
@@ -85,16 +84,14 @@ void Dispatcher::AfterDelivery(const CallPtr& call,
   for (int32_t i = 0; i < part.choices.n; ++i) {
     if (!call->choices[part.choices.first_choice + i].is_done) is_part_done = false;
   }
-  // A choice that a stop text ended runs on at the worker until its siblings are done, too: Cancel is
-  // per request. Its later tokens are dropped.
+  // A choice that a stop text ended runs on at the worker until its siblings are done, too: Cancel
+  // is per request. Its later tokens are dropped.
   if (is_part_done) DropPart(wire_id, /*cancel=*/true);
   if (call->AllDone()) Complete(call);
   TryDispatch();
 }
 
-void Dispatcher::OnFailedResult(const CallPtr& call,
-                                Part& part,
-                                const v1::SequenceResult& result) {
+void Dispatcher::OnFailedResult(const CallPtr& call, Part& part, const v1::SequenceResult& result) {
   const int32_t index = result.choice_index();
   part.finished.insert(index);
   if (call->choices[index].is_done) return UpdateFootprint(*call, part);

@@ -65,10 +65,10 @@ std::variant<Prepared, ApiError> Prepare(const CallRequest& call,
     // The given text itself, unless the model sees something else.
     const bool is_whole = generate->prompt_case() == v1::GenerateRequest::kText &&
                           !prepared->request.truncate_prompt_tokens;
-    prepared->echo_text =
-        is_whole ? generate->text()
-                 : model.text->tokenizer()->Decode(prepared->prompt_ids,
-                                                prepared->request.skip_special_tokens);
+    prepared->echo_text = is_whole
+                              ? generate->text()
+                              : model.text->tokenizer()->Decode(
+                                    prepared->prompt_ids, prepared->request.skip_special_tokens);
   }
   return result;
 }

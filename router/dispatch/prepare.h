@@ -1,5 +1,5 @@
-// The text work of a request before it is queued: validate, render, tokenise, truncate, and check that
-// it fits. Stateless; any thread, never the loop's (it may take up to a second).
+// The text work of a request before it is queued: validate, render, tokenise, truncate, and check
+// that it fits. Stateless; any thread, never the loop's (it may take up to a second).
 #ifndef PACELINE_ROUTER_DISPATCH_PREPARE_H_
 #define PACELINE_ROUTER_DISPATCH_PREPARE_H_
 

@@ -1,5 +1,5 @@
-// Fingerprints of requests that were running when two replicas died, remembered for a while so that a
-// client's own retries do not take down a third. Owned by Dispatcher; its loop thread only.
+// Fingerprints of requests that were running when two replicas died, remembered for a while so that
+// a client's own retries do not take down a third. Owned by Dispatcher; its loop thread only.
 #ifndef PACELINE_ROUTER_DISPATCH_QUARANTINE_H_
 #define PACELINE_ROUTER_DISPATCH_QUARANTINE_H_
 

@@ -34,8 +34,8 @@ class RouterCore {
   Dispatcher& dispatcher() { return *dispatcher_; }
   RouterMetrics& metrics() { return metrics_; }
 
-  // Ends calls that still run with 503 draining, then all threads. The front ends must accept no
-  // call any more. Idempotent; not from a sink.
+  // Ends calls that still run with 503 draining, then all threads; calls started later get the same
+  // on the caller's thread. Idempotent; not from a sink, and before the front ends are destroyed.
   void Stop();
 
  private:

@@ -80,13 +80,9 @@ absl::StatusOr<std::vector<std::string>> ResolveAddresses(const std::string& nam
   std::vector<std::string> addresses;
   for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
     char host[NI_MAXHOST];
-    if (getnameinfo(entry->ai_addr,
-                    entry->ai_addrlen,
-                    host,
-                    sizeof(host),
-                    nullptr,
-                    0,
-                    NI_NUMERICHOST) != 0) {
+    if (getnameinfo(
+            entry->ai_addr, entry->ai_addrlen, host, sizeof(host), nullptr, 0, NI_NUMERICHOST) !=
+        0) {
       continue;
     }
     addresses.push_back(entry->ai_family == AF_INET6 ? absl::StrCat("[", host, "]:", port)

@@ -11,8 +11,8 @@
 namespace paceline::router {
 namespace {
 
-constexpr int64_t kMs = 1'000'000;       // nanoseconds
-constexpr int64_t kTickNs = 20 * kMs;    // how late a lease, back-off or beat may be noticed
+constexpr int64_t kMs = 1'000'000;     // nanoseconds
+constexpr int64_t kTickNs = 20 * kMs;  // how late a lease, back-off or beat may be noticed
 constexpr int64_t kFetchRetryMs = 1'000;
 constexpr int32_t kProtocol = 1;
 
@@ -139,9 +139,9 @@ void Fleet::OnEvent(int32_t key, uint64_t attachment, LinkEvent event) {
   if (found == replicas_.end() || found->second.attachment != attachment) return;  // fenced
   Replica& replica = found->second;
   if (const auto* closed = std::get_if<LinkClosed>(&event)) {
-    Lose(replica,
-         closed->status.ok() ? absl::CancelledError("the worker ended the stream")
-                             : closed->status);
+    Lose(
+        replica,
+        closed->status.ok() ? absl::CancelledError("the worker ended the stream") : closed->status);
     return;
   }
   auto& message = std::get<v1::WorkerMessage>(event);
@@ -320,8 +320,8 @@ std::vector<v1::ReplicaInfo> Fleet::Describe() const {
 
 void Fleet::Resolve() {
   is_resolving_ = true;
-  // Look-ups may hang for seconds, so each has a thread; at most one runs at a time. It is detached:
-  // it has copies only, and its answer may find the loop gone.
+  // Look-ups may hang for seconds, so each has a thread; at most one runs at a time. It is
+  // detached: it has copies only, and its answer may find the loop gone.
   std::thread([poster = loop_->poster(),
                self = self_,
                resolve = resolve_,
@@ -341,8 +341,7 @@ void Fleet::OnResolved(absl::StatusOr<std::vector<std::string>> addresses) {
     return;  // keep those known
   }
   for (auto& [key, replica] : replicas_) {
-    replica.is_removed = !std::binary_search(
-        addresses->begin(), addresses->end(), replica.address);
+    replica.is_removed = !std::binary_search(addresses->begin(), addresses->end(), replica.address);
   }
   for (const std::string& address : *addresses) {
     const bool is_known = std::any_of(replicas_.begin(), replicas_.end(), [&](const auto& entry) {

@@ -1,11 +1,11 @@
-// All replicas this router is attached to: opens links and reopens them with back-off, keeps leases,
-// fences epochs, fetches tokenizers, tracks load and prefix blocks, beats. Knows nothing about
-// requests beyond their footprint. Owned by Dispatcher; the router's loop thread only, except where
-// said.
+// All replicas this router is attached to: opens links and reopens them with back-off, keeps
+// leases, fences epochs, fetches tokenizers, tracks load and prefix blocks, beats. Knows nothing
+// about requests beyond their footprint. Owned by Dispatcher; the router's loop thread only, except
+// where said.
 //
 // A replica's life: connecting → (hello) loading → (tokenizer) ready ↔ stalled → (closed, or silent
-// for its lease) lost → back-off → connecting. While ready or stalled its frames reach the listener;
-// after OnReplicaDown nothing of that attachment does, whenever it arrives.
+// for its lease) lost → back-off → connecting. While ready or stalled its frames reach the
+// listener; after OnReplicaDown nothing of that attachment does, whenever it arrives.
 #ifndef PACELINE_ROUTER_FLEET_FLEET_H_
 #define PACELINE_ROUTER_FLEET_FLEET_H_
 
@@ -57,8 +57,8 @@ class FleetListener {
 class Fleet {
  public:
   // `resolve` blocks and runs on a thread of its own; null: ResolveAddresses.
-  using ResolveFn = std::function<absl::StatusOr<std::vector<std::string>>(const std::string& name,
-                                                                           const std::string& port)>;
+  using ResolveFn = std::function<absl::StatusOr<std::vector<std::string>>(
+      const std::string& name, const std::string& port)>;
 
   // `loop` and `listener` must outlive the fleet.
   Fleet(FleetOptions options,
@@ -84,8 +84,8 @@ class Fleet {
   // Sends to an attached replica; dropped otherwise (the owner has been told that it is lost).
   void Send(int32_t key, v1::RouterMessage message);
 
-  // What the owner runs on a replica. Sums are by attachment: the owner takes back what it added when
-  // OnReplicaDown(is_lost) comes.
+  // What the owner runs on a replica. Sums are by attachment: the owner takes back what it added
+  // when OnReplicaDown(is_lost) comes.
   void AddFootprint(int32_t key, const Footprint& footprint);
   void SubtractFootprint(int32_t key, const Footprint& footprint);
 

@@ -1,5 +1,5 @@
-// What balancing sees of the fleet at one moment: plain values, never changed once made. The pointers
-// and views in it stay valid until the fleet's owner thread next calls the fleet.
+// What balancing sees of the fleet at one moment: plain values, never changed once made. The
+// pointers and views in it stay valid until the fleet's owner thread next calls the fleet.
 #ifndef PACELINE_ROUTER_FLEET_FLEET_SNAPSHOT_H_
 #define PACELINE_ROUTER_FLEET_FLEET_SNAPSHOT_H_
 

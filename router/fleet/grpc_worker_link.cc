@@ -105,8 +105,7 @@ class TokenizerFetch {
              int64_t timeout_ms,
              WorkerLink::TokenizerFn done) {
     request_.set_digest(digest);
-    context_.set_deadline(std::chrono::system_clock::now() +
-                          std::chrono::milliseconds(timeout_ms));
+    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(timeout_ms));
     stub.async()->GetTokenizer(
         &context_, &request_, &bundle_, [this, done = std::move(done)](grpc::Status status) {
           if (status.ok()) {

@@ -1,5 +1,5 @@
-// One replica as the router knows it: its link, lease, epoch, load and prefix blocks. Owned by Fleet;
-// the router's loop thread only.
+// One replica as the router knows it: its link, lease, epoch, load and prefix blocks. Owned by
+// Fleet; the router's loop thread only.
 #ifndef PACELINE_ROUTER_FLEET_REPLICA_H_
 #define PACELINE_ROUTER_FLEET_REPLICA_H_
 
@@ -18,8 +18,8 @@ enum class ReplicaState {
   kConnecting,  // no valid WorkerHello yet
   kLoading,     // hello came, the tokenizer did not yet
   kReady,
-  kStalled,     // has work, beats, but its step counter stands still: gets no new requests
-  kLost,        // waits for its next attempt to attach
+  kStalled,  // has work, beats, but its step counter stands still: gets no new requests
+  kLost,     // waits for its next attempt to attach
 };
 
 // "connecting", "loading", …: for admin and metrics.

@@ -24,23 +24,39 @@ using prometheus::Histogram;
 
 // vLLM's buckets (vllm/v1/metrics/loggers.py).
 const Buckets& TtftBuckets() {
-  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,  .75,
-                                  1,    2.5,  5,   7.5, 10,  20,  40,  80,  160, 640, 2560};
+  static const Buckets buckets = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                  1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
   return buckets;
 }
 const Buckets& TokenGapBuckets() {
-  static const Buckets buckets = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-                                  .75, 1,    2.5, 5,    7.5, 10, 20, 40, 80};
+  static const Buckets buckets = {
+      .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
   return buckets;
 }
 const Buckets& LatencyBuckets() {
-  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,  20,
+  static const Buckets buckets = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                   30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
   return buckets;
 }
 const Buckets& TokenCountBuckets() {
-  static const Buckets buckets = {1,     2,     5,     10,    20,     50,     100,    200,    500,
-                                  1000,  2000,  5000,  10000, 20000,  50000,  100000, 200000, 500000,
+  static const Buckets buckets = {1,
+                                  2,
+                                  5,
+                                  10,
+                                  20,
+                                  50,
+                                  100,
+                                  200,
+                                  500,
+                                  1000,
+                                  2000,
+                                  5000,
+                                  10000,
+                                  20000,
+                                  50000,
+                                  100000,
+                                  200000,
+                                  500000,
                                   1000000};
   return buckets;
 }
@@ -50,12 +66,14 @@ const Buckets& ChoiceBuckets() {
 }
 // Of the router's own work.
 const Buckets& WorkBuckets() {
-  static const Buckets buckets = {.00005, .0001, .00025, .0005, .001, .0025, .005,
-                                  .01,    .025,  .05,    .1,    .25,  .5,    1};
+  static const Buckets buckets = {
+      .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1};
   return buckets;
 }
 
-double Seconds(int64_t from_ns, int64_t to_ns) { return static_cast<double>(to_ns - from_ns) / 1e9; }
+double Seconds(int64_t from_ns, int64_t to_ns) {
+  return static_cast<double>(to_ns - from_ns) / 1e9;
+}
 
 // vLLM's series of one (model, replica).
 struct EngineSeries {
@@ -115,8 +133,8 @@ struct RouterMetrics::State {
                                         "Prompt tokens found in the picked replica's cache");
   Family<Counter>& retries =
       NewCounter("paceline_router_retries_total", "Choices sent again, by reason");
-  Family<Counter>& failovers = NewCounter(
-      "paceline_router_failovers_total", "Choices sent again after tokens were emitted");
+  Family<Counter>& failovers =
+      NewCounter("paceline_router_failovers_total", "Choices sent again after tokens were emitted");
   Family<Counter>& resumed = NewCounter("paceline_router_resumed_tokens_total",
                                         "Emitted tokens replayed on another replica");
   Family<Counter>& pauses =
@@ -157,8 +175,8 @@ struct RouterMetrics::State {
       VllmCounter("vllm:generation_tokens_total", "Generation tokens processed");
   Family<Histogram>& vllm_ttft =
       VllmHistogram("vllm:time_to_first_token_seconds", "Time to first token");
-  Family<Histogram>& vllm_gap = VllmHistogram("vllm:inter_token_latency_seconds",
-                                              "Time between tokens of a request");
+  Family<Histogram>& vllm_gap =
+      VllmHistogram("vllm:inter_token_latency_seconds", "Time between tokens of a request");
   Family<Histogram>& vllm_tpot = VllmHistogram("vllm:request_time_per_output_token_seconds",
                                                "Mean time per output token of a request");
   Family<Histogram>& vllm_e2e =
@@ -210,9 +228,8 @@ std::string RouterMetrics::Text() const {
   std::vector<prometheus::MetricFamily> families = state_->registry.Collect();
   if (state_->vllm_names) {
     std::vector<prometheus::MetricFamily> more = state_->vllm_registry.Collect();
-    families.insert(families.end(),
-                    std::make_move_iterator(more.begin()),
-                    std::make_move_iterator(more.end()));
+    families.insert(
+        families.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
   }
   return prometheus::TextSerializer().Serialize(families);
 }

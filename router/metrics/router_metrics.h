@@ -1,7 +1,7 @@
 // The router's metrics: its own paceline_router_* and those vllm:* that describe whole requests
-// (the engine's own numbers come from the workers). Label values are bounded: models and replicas of
-// the fleet, and constants of ours; never a user's string.
-// Owned by the process. Text: any thread. Everything else: the router's loop thread.
+// (the engine's own numbers come from the workers). Label values are bounded: models and replicas
+// of the fleet, and constants of ours; never a user's string. Owned by the process. Text: any
+// thread. Everything else: the router's loop thread.
 #ifndef PACELINE_ROUTER_METRICS_ROUTER_METRICS_H_
 #define PACELINE_ROUTER_METRICS_ROUTER_METRICS_H_
 

@@ -24,8 +24,7 @@ std::array<uint8_t, 32> Sha256(std::string_view bytes) {
 }
 
 std::string Hex(const uint8_t* bytes, size_t count) {
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(bytes), count));
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(bytes), count));
 }
 
 bool IsKey(std::string_view text) {
@@ -64,7 +63,9 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& specs) {
       }
       if (!IsKey(key)) {
         return absl::InvalidArgumentError(absl::StrCat(
-            "api-key: entry ", number, ": the key is not 1..512 printable characters without space, comma and colon"));
+            "api-key: entry ",
+            number,
+            ": the key is not 1..512 printable characters without space, comma and colon"));
       }
       const Digest digest = Sha256(key);
       if (tenant.empty()) tenant = absl::StrCat("key-", Hex(digest.data(), 4));

@@ -1,5 +1,5 @@
-// Who is calling: API keys and the tenants they belong to. Keys are kept as SHA-256 digests only and
-// compared in constant time. Owned by the process; immutable after construction, any thread.
+// Who is calling: API keys and the tenants they belong to. Keys are kept as SHA-256 digests only
+// and compared in constant time. Owned by the process; immutable after construction, any thread.
 #ifndef PACELINE_ROUTER_TENANCY_API_KEYS_H_
 #define PACELINE_ROUTER_TENANCY_API_KEYS_H_
 
@@ -22,8 +22,8 @@ class ApiKeys {
   // No keys: every caller is kAnonymousTenant.
   ApiKeys() = default;
 
-  // `specs`: entries of --api-key or PACELINE_API_KEY, each "KEY" or "TENANT:KEY", several joined by
-  // commas. KEY: 1..512 printable ASCII characters but space, comma and colon. TENANT: 1..64 of
+  // `specs`: entries of --api-key or PACELINE_API_KEY, each "KEY" or "TENANT:KEY", several joined
+  // by commas. KEY: 1..512 printable ASCII characters but space, comma and colon. TENANT: 1..64 of
   // a-z 0-9 _ -. A key without a tenant is its own tenant ("key-" and 8 digits of its digest), so
   // callers with different keys do not share prefixes. Several keys may name one tenant.
   // InvalidArgument, without the key's bytes in it, when an entry is malformed or given twice.
@@ -44,8 +44,8 @@ class ApiKeys {
   std::vector<Entry> keys_;
 };
 
-// The cache salt that a worker sees: no two (tenant, salt) pairs share cached prefixes. Empty for the
-// default tenant without a salt, else 64 hexadecimal digits.
+// The cache salt that a worker sees: no two (tenant, salt) pairs share cached prefixes. Empty for
+// the default tenant without a salt, else 64 hexadecimal digits.
 std::string TenantCacheSalt(std::string_view tenant, std::string_view cache_salt);
 
 }  // namespace paceline::router

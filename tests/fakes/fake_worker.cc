@@ -233,9 +233,8 @@ v1::SequenceResult FakeWorker::Advance(Sequence& sequence) {
       if (sequence.logprobs >= 0) logprobs(*result.add_logprobs(), kImEndId, sequence.logprobs);
       break;
     }
-    const int32_t token =
-        script ? static_cast<uint8_t>(script->text[sequence.output_tokens])
-               : FakeToken(sequence.history, sequence.seed, sequence.choice);
+    const int32_t token = script ? static_cast<uint8_t>(script->text[sequence.output_tokens])
+                                 : FakeToken(sequence.history, sequence.seed, sequence.choice);
     sequence.history.push_back(token);
     ++sequence.output_tokens;
     result.add_token_ids(token);

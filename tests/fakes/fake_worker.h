@@ -1,7 +1,7 @@
 // A replica without a model: speaks the Worker contract, answers with tokens that are a function of
-// the tokens before them, the seed and the choice (as a real engine's are), or with a script. Reached
-// over gRPC (FakeWorkerServer) or in memory (FakeFleet's links). Steps when told to, or on a timer.
-// Thread-safe.
+// the tokens before them, the seed and the choice (as a real engine's are), or with a script.
+// Reached over gRPC (FakeWorkerServer) or in memory (FakeFleet's links). Steps when told to, or on
+// a timer. Thread-safe.
 #ifndef PACELINE_TESTS_FAKES_FAKE_WORKER_H_
 #define PACELINE_TESTS_FAKES_FAKE_WORKER_H_
 
@@ -48,7 +48,7 @@ class FakeWorker {
  public:
   // What one choice does instead of the default.
   struct Script {
-    std::string text;  // its tokens, by output index
+    std::string text;                                  // its tokens, by output index
     v1::FinishReason finish = v1::FINISH_REASON_STOP;  // after the text
     absl::StatusCode error = absl::StatusCode::kOk;    // with FINISH_REASON_ERROR
     bool has_stop_token = false;                       // <|im_end|> is sent as the last token

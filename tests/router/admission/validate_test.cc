@@ -372,12 +372,26 @@ TEST(ResolveLengthTest, EmptyPromptsAreRefused) {
 }
 
 TEST(Utf8CheckTest, AcceptsShortestFormsOnly) {
-  for (const char* good : {"", "a", "\xc2\x80", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xef\xbf\xbf",
-                           "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+  for (const char* good : {"",
+                           "a",
+                           "\xc2\x80",
+                           "\xe0\xa0\x80",
+                           "\xed\x9f\xbf",
+                           "\xef\xbf\xbf",
+                           "\xf0\x90\x80\x80",
+                           "\xf4\x8f\xbf\xbf"}) {
     EXPECT_TRUE(IsValidUtf8(good));
   }
-  for (const char* bad : {"\x80", "\xc1\xbf", "\xc3", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xe2\x82",
-                          "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "a\xff"}) {
+  for (const char* bad : {"\x80",
+                          "\xc1\xbf",
+                          "\xc3",
+                          "\xe0\x9f\xbf",
+                          "\xed\xa0\x80",
+                          "\xe2\x82",
+                          "\xf0\x8f\xbf\xbf",
+                          "\xf4\x90\x80\x80",
+                          "\xf5\x80\x80\x80",
+                          "a\xff"}) {
     EXPECT_FALSE(IsValidUtf8(bad));
   }
 }

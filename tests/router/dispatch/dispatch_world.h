@@ -1,5 +1,5 @@
-// A dispatcher over fake workers in memory, on one thread and a fake clock: nothing happens but what
-// the test makes happen.
+// A dispatcher over fake workers in memory, on one thread and a fake clock: nothing happens but
+// what the test makes happen.
 #ifndef PACELINE_TESTS_ROUTER_DISPATCH_DISPATCH_WORLD_H_
 #define PACELINE_TESTS_ROUTER_DISPATCH_DISPATCH_WORLD_H_
 
@@ -67,8 +67,8 @@ class DispatchTest : public testing::Test {
       links[address] = worker.get();
       options_.fleet.workers.fixed.push_back(address);
     }
-    dispatcher_ = std::make_unique<Dispatcher>(
-        options_, &loop_, &text_, InMemoryLinks(links), &metrics_);
+    dispatcher_ =
+        std::make_unique<Dispatcher>(options_, &loop_, &text_, InMemoryLinks(links), &metrics_);
     dispatcher_->Start();
     loop_.RunReady();
   }

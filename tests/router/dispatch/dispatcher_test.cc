@@ -119,7 +119,7 @@ TEST_F(DispatchTest, AStopTextEndsTheChoiceAndCancelsTheWorker) {
   EXPECT_EQ(call.sink->finish(), v1::FINISH_REASON_STOP);
   EXPECT_EQ(call.sink->chunks().back().stop_reason(), "END");
   EXPECT_EQ(call.sink->usage().completion_tokens(), 11);
-  EXPECT_THAT(worker.cancels(), SizeIs(1));
+  EXPECT_EQ(worker.cancels().size(), 1U);
   ExpectIdle();
 }
 
@@ -136,13 +136,13 @@ TEST_F(DispatchTest, AStopTextOfOneChoiceLeavesTheOthersAlone) {
   Step(5);
   EXPECT_EQ(call.sink->finish(0), v1::FINISH_REASON_STOP);
   EXPECT_FALSE(call.sink->over());
-  EXPECT_THAT(worker.cancels(), SizeIs(0));
+  EXPECT_EQ(worker.cancels().size(), 0U);
   Step(4);
   ASSERT_TRUE(call.sink->done());
   EXPECT_EQ(call.sink->text(0), "aa");
   EXPECT_EQ(call.sink->text(1), "cccccccc");
   EXPECT_EQ(call.sink->usage().completion_tokens(), 3 + 8);
-  EXPECT_THAT(worker.cancels(), SizeIs(1));  // choice 0 still ran there
+  EXPECT_EQ(worker.cancels().size(), 1U);  // choice 0 still ran there
   ExpectIdle();
 }
 
@@ -313,7 +313,7 @@ TEST_F(DispatchTest, CancelWhileQueuedRunsNothing) {
   calls[3].handle->Cancel();
   loop_.RunReady();
   EXPECT_EQ(calls[3].sink->error_code(), "cancelled");
-  EXPECT_THAT(worker.submits(), SizeIs(3));
+  EXPECT_EQ(worker.submits().size(), 3U);
   Step(5);
   ExpectIdle();
 }
@@ -385,7 +385,7 @@ TEST_F(DispatchTest, ADeadlineInTheQueueIsNeverExecuted) {
   Pass(40);
   EXPECT_EQ(late.sink->error_code(), "deadline_exceeded");
   Step(50);
-  EXPECT_THAT(worker.submits(), SizeIs(3));
+  EXPECT_EQ(worker.submits().size(), 3U);
   ExpectIdle();
 }
 
@@ -517,7 +517,7 @@ TEST_F(DispatchTest, ASlowReaderIsPausedAndResumed) {
   call.handle->SetUnsentBytes((256 << 10) + 1);
   call.handle->SetUnsentBytes(300 << 10);
   loop_.RunReady();
-  EXPECT_THAT(worker.pauses(), SizeIs(1));
+  EXPECT_EQ(worker.pauses().size(), 1U);
   Step(2);
   EXPECT_EQ(call.sink->text().size(), 2U);
   call.handle->SetUnsentBytes(200 << 10);  // not yet drained enough
@@ -526,7 +526,7 @@ TEST_F(DispatchTest, ASlowReaderIsPausedAndResumed) {
   Pass(4'000);
   call.handle->SetUnsentBytes(0);
   loop_.RunReady();
-  EXPECT_THAT(worker.resumes(), SizeIs(1));
+  EXPECT_EQ(worker.resumes().size(), 1U);
   Pass(4'000);
   Step(18);
   EXPECT_TRUE(call.sink->done());
@@ -569,8 +569,7 @@ TEST_F(DispatchTest, PrefersTheReplicaThatHoldsThePrefix) {
   const std::string prompt(64, 'p');
   const std::vector<int32_t> ids(64, 'p');
   std::string stored;
-  for (const BlockHash& hash :
-       HashFullBlocks(RootBlockHash("digest-of-fake", "", ""), ids, 16)) {
+  for (const BlockHash& hash : HashFullBlocks(RootBlockHash("digest-of-fake", "", ""), ids, 16)) {
     for (const uint64_t word : {hash.high, hash.low}) {
       for (int i = 0; i < 8; ++i) stored.push_back(static_cast<char>(word >> (8 * i) & 0xff));
     }
@@ -579,13 +578,19 @@ TEST_F(DispatchTest, PrefersTheReplicaThatHoldsThePrefix) {
   events.set_stored(stored);
   b.SendKvEvents(events);
   loop_.RunReady();
-  for (int i = 0; i < 3; ++i) StartCall(prompt, 4);
-  EXPECT_THAT(b.submits(), SizeIs(3));
-  // Another tenant's salt gives other hashes: no reason to go there.
+  for (int i = 0; i < 3; ++i) {
+    StartCall(prompt, 4);
+    Step(4);
+  }
+  EXPECT_EQ(a.submits().size(), 0U);
+  EXPECT_EQ(b.submits().size(), 3U);
+  const std::string matched = R"(matched_prefix_tokens_total{model_name="fake"} 192)";
+  EXPECT_THAT(metrics_.Text(), HasSubstr(matched));
+  // Another tenant's salt gives other hashes.
   CallRequest request = Request(prompt, 4);
   request.tenant = "alice";
   StartCall(std::move(request));
-  EXPECT_THAT(a.submits(), SizeIs(1));
+  EXPECT_THAT(metrics_.Text(), HasSubstr(matched));
 }
 
 TEST_F(DispatchTest, TokenizesAndBack) {
@@ -623,8 +628,7 @@ TEST_F(DispatchTest, CountsWhatItDoes) {
   EXPECT_THAT(text, HasSubstr(R"(vllm:generation_tokens_total{engine="a",model_name="fake"} 5)"));
   EXPECT_THAT(text, HasSubstr(R"(vllm:prompt_tokens_total{engine="a",model_name="fake"} 5)"));
   EXPECT_THAT(
-      text,
-      HasSubstr(R"(vllm:inter_token_latency_seconds_count{engine="a",model_name="fake"} 4)"));
+      text, HasSubstr(R"(vllm:inter_token_latency_seconds_count{engine="a",model_name="fake"} 4)"));
   EXPECT_THAT(text,
               HasSubstr(R"(paceline_router_picks_total{outcome="picked",policy="prefix"} 1)"));
   EXPECT_THAT(text, HasSubstr(R"(replica="a",state="ready"} 1)"));

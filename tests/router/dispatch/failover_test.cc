@@ -78,7 +78,7 @@ TEST_F(FailoverTest, EachUnfinishedChoiceIsReplayedOnItsOwn) {
   Busy().Kill();
   loop_.RunReady();
   const auto replays = second.submits();
-  ASSERT_THAT(replays, SizeIs(2));
+  ASSERT_EQ(replays.size(), 2U);
   EXPECT_EQ(replays[0].first_choice_index(), 0);
   EXPECT_EQ(replays[1].first_choice_index(), 2);
   EXPECT_EQ(replays[0].n(), 1);
@@ -99,7 +99,7 @@ TEST_F(FailoverTest, BeforeTheFirstTokenTheWholeRequestIsSentAgain) {
   FakeWorker& second = Idle();
   Busy().Kill();
   loop_.RunReady();
-  ASSERT_THAT(second.submits(), SizeIs(1));
+  ASSERT_EQ(second.submits().size(), 1U);
   EXPECT_EQ(second.submits()[0].n(), 2);
   Step(4);
   EXPECT_TRUE(call.sink->done());
@@ -108,9 +108,8 @@ TEST_F(FailoverTest, BeforeTheFirstTokenTheWholeRequestIsSentAgain) {
 TEST_F(FailoverTest, StopTextsAcrossTheBreakStillMatch) {
   StartTwo();
   for (auto& [address, worker] : workers_) {
-    worker->SetScript([](const v1::Submit&, int32_t) {
-      return FakeWorker::Script{.text = "one STOP two"};
-    });
+    worker->SetScript(
+        [](const v1::Submit&, int32_t) { return FakeWorker::Script{.text = "one STOP two"}; });
   }
   CallRequest request = Request("hello", 50);
   Sampling(request).add_stop("STOP");
@@ -276,9 +275,8 @@ TEST_F(FailoverTest, AnErrorThatAnotherReplicaMayNotHaveIsRetriedThreeTimesAtMos
   StartTwo();
   for (auto& [address, worker] : workers_) {
     worker->SetScript([](const v1::Submit&, int32_t) {
-      return FakeWorker::Script{.text = "",
-                                .finish = v1::FINISH_REASON_ERROR,
-                                .error = absl::StatusCode::kUnavailable};
+      return FakeWorker::Script{
+          .text = "", .finish = v1::FINISH_REASON_ERROR, .error = absl::StatusCode::kUnavailable};
     });
   }
   const StartedCall call = StartCall("hello", 10);
@@ -367,7 +365,7 @@ TEST_F(FailoverTest, APausedStreamStaysPausedOnItsNewReplica) {
   FakeWorker& second = Idle();
   Busy().Kill();
   loop_.RunReady();
-  EXPECT_THAT(second.pauses(), SizeIs(1));
+  EXPECT_EQ(second.pauses().size(), 1U);
   Step(3);
   EXPECT_EQ(call.sink->text().size(), 2U);
   call.handle->SetUnsentBytes(0);
@@ -463,8 +461,8 @@ TEST_F(FailoverTest, RandomDeathsNeverChangeAStream) {
       loop.RunReady();
     }
     for (int i = 0; i < 12; ++i) {
-      ASSERT_TRUE(sinks[i]->done()) << "seed " << seed << " call " << i << " "
-                                    << sinks[i]->error_code();
+      ASSERT_TRUE(sinks[i]->done())
+          << "seed " << seed << " call " << i << " " << sinks[i]->error_code();
       for (int32_t choice = 0; choice < 1 + i % 3; ++choice) {
         EXPECT_EQ(sinks[i]->text(choice), FakeAnswer(absl::StrCat("prompt ", i), 7, choice, 30));
       }

@@ -18,8 +18,21 @@ TEST(AddressListTest, TakesListsAndDnsNames) {
 }
 
 TEST(AddressListTest, RefusesEverythingElse) {
-  for (const char* bad : {"", "a", "a:", ":1", "a:0", "a:65536", "a:-1", "a:1,", "a:1,,b:2",
-                          "a:1,a:1", "::1:7", "http://a:1", "dns:///a", "a b:1", "a:1x"}) {
+  for (const char* bad : {"",
+                          "a",
+                          "a:",
+                          ":1",
+                          "a:0",
+                          "a:65536",
+                          "a:-1",
+                          "a:1,",
+                          "a:1,,b:2",
+                          "a:1,a:1",
+                          "::1:7",
+                          "http://a:1",
+                          "dns:///a",
+                          "a b:1",
+                          "a:1x"}) {
     EXPECT_FALSE(ParseWorkerAddresses(bad).ok()) << bad;
   }
 }

@@ -1,8 +1,11 @@
 #include "router/fleet/fleet.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -116,9 +119,7 @@ class LeakyLink : public WorkerLink {
   explicit LeakyLink(std::vector<EventFn>* events) : events_(events) {}
   void Open(EventFn on_event) override { events_->push_back(std::move(on_event)); }
   void Send(v1::RouterMessage message) override {}
-  void GetTokenizer(const std::string& digest, TokenizerFn done) override {
-    done(FakeTokenizer());
-  }
+  void GetTokenizer(const std::string& digest, TokenizerFn done) override { done(FakeTokenizer()); }
 
  private:
   std::vector<EventFn>* const events_;
@@ -267,33 +268,25 @@ TEST_F(FleetTest, FollowsAName) {
   AddWorker("2.2.2.2:9");
   std::mutex mutex;
   std::vector<std::string> answer = {"1.1.1.1:9"};
-  int looked_up = 0;
   Start("dns:///workers:9", [&](const std::string& name, const std::string& port) {
     const std::lock_guard<std::mutex> lock(mutex);
     EXPECT_EQ(name + ":" + port, "workers:9");
-    ++looked_up;
     return answer;
   });
-  // Look-ups run on a thread of their own: wait for each in real time.
-  const auto wait_for = [&](int count) {
-    for (;;) {
+  // Look-ups run on a thread of their own, so their effect is waited for in real time.
+  const auto wait_for = [&](const std::string& event) {
+    while (!Has(event)) {
+      std::this_thread::yield();
       Pass(20);
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (looked_up >= count) break;
     }
-    for (int i = 0; i < 50; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      loop_.RunReady();
-    }
-    Pass(100);
   };
-  wait_for(1);
+  wait_for("up 1.1.1.1:9");
   EXPECT_THAT(recorder_.events, ElementsAre("up 1.1.1.1:9"));
   {
     const std::lock_guard<std::mutex> lock(mutex);
     answer = {"2.2.2.2:9"};
   }
-  wait_for(looked_up + 1);
+  wait_for("up 2.2.2.2:9");
   EXPECT_THAT(recorder_.events, ElementsAre("up 1.1.1.1:9", "up 2.2.2.2:9"));
   EXPECT_EQ(fleet_->replicas().size(), 2U);  // the first still serves
   workers_["1.1.1.1:9"]->Kill();

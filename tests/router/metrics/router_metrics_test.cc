@@ -43,7 +43,8 @@ TEST(RouterMetricsTest, ExportsVllmNamesWithTheirLabels) {
   // (4 s - 2 s) / (5 - 1) tokens.
   EXPECT_THAT(
       text,
-      HasSubstr(R"(vllm:request_time_per_output_token_seconds_sum{engine="r0",model_name="m"} 0.5)"));
+      HasSubstr(
+          R"(vllm:request_time_per_output_token_seconds_sum{engine="r0",model_name="m"} 0.5)"));
   EXPECT_THAT(text, HasSubstr(R"(vllm:num_requests_running{engine="router",model_name="m"} 3)"));
   EXPECT_THAT(text, HasSubstr(R"(vllm:num_requests_waiting{engine="router",model_name="m"} 2)"));
 }

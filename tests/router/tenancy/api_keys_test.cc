@@ -40,7 +40,8 @@ TEST(ApiKeysTest, PlainKeysAreTenantsOfTheirOwn) {
 }
 
 TEST(ApiKeysTest, RefusesWhatIsNoKeyWithoutRepeatingIt) {
-  for (const char* bad : {"Alice:secretkey", ":secretkey", "alice:", "secret key", "a:b:secretkey"}) {
+  for (const char* bad :
+       {"Alice:secretkey", ":secretkey", "alice:", "secret key", "a:b:secretkey"}) {
     const auto keys = ApiKeys::Parse({bad});
     ASSERT_FALSE(keys.ok()) << bad;
     EXPECT_FALSE(absl::StrContains(keys.status().message(), "secret")) << keys.status();
