@@ -47,6 +47,11 @@ void CallState::Begin(Prepared from, std::string drawn_request_id, uint64_t draw
   pending = {{.first_choice = 0, .n = resolved.n}};
 }
 
+void CallState::TakePromptLogprobs(const v1::SequenceResult& result) {
+  if (result.prompt_logprobs().empty() || !prompt_logprobs_.empty()) return;
+  prompt_logprobs_.assign(result.prompt_logprobs().begin(), result.prompt_logprobs().end());
+}
+
 absl::Status CallState::Deliver(const v1::SequenceResult& result, int64_t now_ns) {
   ChoiceState& choice = choices[result.choice_index()];
   if (choice.is_done) return absl::OkStatus();
@@ -71,9 +76,6 @@ absl::Status CallState::Deliver(const v1::SequenceResult& result, int64_t now_ns
   if (result.cached_tokens() > 0 && cached_tokens == 0) {
     cached_tokens =
         std::min(result.cached_tokens(), static_cast<int32_t>(prepared.prompt_ids.size()));
-  }
-  if (!result.prompt_logprobs().empty() && prompt_logprobs_.empty()) {
-    prompt_logprobs_.assign(result.prompt_logprobs().begin(), result.prompt_logprobs().end());
   }
   v1::GenerateChunk chunk;
   if (result.token_ids_size() > skip) {
@@ -136,6 +138,9 @@ void CallState::Emit(int32_t index, ChoiceState& choice, v1::GenerateChunk chunk
   if (!choice.is_begun) {
     choice.is_begun = true;
     if (prepared.request.echo) chunk.set_text(absl::StrCat(prepared.echo_text, chunk.text()));
+  }
+  if (!choice.has_prompt_logprobs && !prompt_logprobs_.empty()) {
+    choice.has_prompt_logprobs = true;
     AppendPromptLogprobs(chunk);
   }
   if (!is_prompt_sent_) {

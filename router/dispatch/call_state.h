@@ -27,9 +27,10 @@ namespace paceline::router {
 struct ChoiceState {
   std::vector<int32_t> emitted;  // exactly what a replay continues
   std::unique_ptr<OutputAssembler> output;
-  bool is_begun = false;  // its first chunk went out
-  bool is_done = false;   // its last chunk went out
-  int32_t attempts = 0;   // how often it was sent to a worker
+  bool is_begun = false;             // its first chunk went out
+  bool has_prompt_logprobs = false;  // they went out with one of its chunks
+  bool is_done = false;              // its last chunk went out
+  int32_t attempts = 0;              // how often it was sent to a worker
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   int64_t last_token_ns = 0;
 };
@@ -49,6 +50,10 @@ class CallState {
   // Takes over what Prepare made and opens the choices. `request_id` is drawn if the client gave
   // none; the same for `seed`.
   void Begin(Prepared prepared, std::string drawn_request_id, uint64_t drawn_seed);
+
+  // The prompt's log-probabilities come with one choice and belong to all: called for each result
+  // of a frame before any of them is delivered.
+  void TakePromptLogprobs(const v1::SequenceResult& result);
 
   // What `result` adds to its choice goes to the sink, at most one chunk. Tokens that are known
   // already are skipped. Statuses:

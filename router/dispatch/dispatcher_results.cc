@@ -18,6 +18,14 @@ bool IsRetryable(absl::StatusCode code) {
 }  // namespace
 
 void Dispatcher::OnStepResult(const Replica& replica, const v1::StepResult& step) {
+  for (const v1::SequenceResult& result : step.results()) {
+    if (result.prompt_logprobs().empty()) continue;
+    const auto found = parts_.find(result.request_id());
+    if (found != parts_.end() && found->second.attempt == result.attempt() &&
+        found->second.replica == replica.key) {
+      Find(found->second.call)->TakePromptLogprobs(result);
+    }
+  }
   for (const v1::SequenceResult& result : step.results()) OnResult(replica, result);
 }
 
@@ -103,6 +111,7 @@ void Dispatcher::OnFailedResult(const CallPtr& call, Part& part, const v1::Seque
                call->request_id,
                static_cast<int>(code),
                result.error_message());
+  if (code == absl::StatusCode::kInvalidArgument) return Fail(call, WorkerRefusedError());
   if (!IsRetryable(code)) return Fail(call, WorkerFailedError());
   const int32_t replica = part.replica;
   const std::string wire_id = result.request_id();

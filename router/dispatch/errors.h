@@ -58,6 +58,12 @@ inline ApiError AttemptsExhaustedError() {
           .code = "replica_lost",
           .retry_after_ms = 1'000};
 }
+// What no check before the run can see, for example a bias that leaves no token to choose.
+inline ApiError WorkerRefusedError() {
+  return {.status = absl::StatusCode::kInvalidArgument,
+          .message = "The request's parameters leave nothing that could be generated",
+          .code = "invalid_request"};
+}
 inline ApiError WorkerFailedError() {
   return {.status = absl::StatusCode::kInternal,
           .message = "The replica could not complete the request",

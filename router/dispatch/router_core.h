@@ -33,6 +33,8 @@ class RouterCore {
   Service& service() { return *dispatcher_; }
   Dispatcher& dispatcher() { return *dispatcher_; }
   RouterMetrics& metrics() { return metrics_; }
+  // For the front ends' own long work. REQUIRES: not stopped.
+  Executor& text_threads() { return *text_; }
 
   // Ends calls that still run with 503 draining, then all threads; calls started later get the same
   // on the caller's thread. Idempotent; not from a sink, and before the front ends are destroyed.

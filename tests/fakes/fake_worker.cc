@@ -277,21 +277,20 @@ void FakeWorker::Beat() {
 }
 
 void FakeWorker::SendKvEvents(const v1::KvEvents& events) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (auto& [id, session] : sessions_) {
-    v1::WorkerMessage message;
-    *message.mutable_kv_events() = events;
-    session.send(std::move(message));
-  }
+  v1::WorkerMessage message;
+  *message.mutable_kv_events() = events;
+  SendMessage(message);
 }
 
 void FakeWorker::SendResult(const v1::SequenceResult& result) {
+  v1::WorkerMessage message;
+  *message.mutable_step()->add_results() = result;
+  SendMessage(message);
+}
+
+void FakeWorker::SendMessage(const v1::WorkerMessage& message) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (auto& [id, session] : sessions_) {
-    v1::WorkerMessage message;
-    *message.mutable_step()->add_results() = result;
-    session.send(std::move(message));
-  }
+  for (auto& [id, session] : sessions_) session.send(message);
 }
 
 void FakeWorker::CloseAll(const absl::Status& status) {

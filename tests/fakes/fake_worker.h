@@ -78,6 +78,7 @@ class FakeWorker {
   void Beat();  // a Heartbeat to each session
   void SendKvEvents(const v1::KvEvents& events);
   void SendResult(const v1::SequenceResult& result);
+  void SendMessage(const v1::WorkerMessage& message);  // to each session, as it is
   // The process dies: streams break, new ones are refused.
   void Kill();
   // It is back, with the next epoch.

@@ -207,6 +207,32 @@ TEST_F(DispatchTest, ReturnsLogprobsIdsEchoAndCachedTokens) {
   EXPECT_EQ(call.sink->usage().cached_tokens(), 2);
 }
 
+TEST_F(DispatchTest, PromptLogprobsOfOneChoiceAreGivenToAll) {
+  FakeWorker& worker = AddWorker("a");
+  StartDispatcher();
+  CallRequest request = Request("hi", 2);
+  Sampling(request).set_n(2);
+  Sampling(request).set_prompt_logprobs(0);
+  const StartedCall call = StartCall(std::move(request));
+  // Choice 1 is said first, choice 0 carries the scores.
+  v1::WorkerMessage message;
+  for (const int32_t choice : {1, 0}) {
+    v1::SequenceResult& result = *message.mutable_step()->add_results();
+    result.set_request_id(worker.submits()[0].request_id());
+    result.set_attempt(1);
+    result.set_choice_index(choice);
+    result.add_token_ids('x');
+    result.set_finish_reason(v1::FINISH_REASON_STOP);
+    if (choice == 1) continue;
+    result.add_prompt_logprobs();
+    result.add_prompt_logprobs()->set_rank(1);
+  }
+  worker.SendMessage(message);
+  loop_.RunReady();
+  ASSERT_TRUE(call.sink->done());
+  for (const auto& chunk : call.sink->chunks()) EXPECT_THAT(chunk.prompt_logprobs(), SizeIs(2));
+}
+
 TEST_F(DispatchTest, TruncatesPromptsFromTheLeft) {
   FakeWorker& worker = AddWorker("a");
   StartDispatcher();

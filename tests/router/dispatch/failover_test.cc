@@ -302,6 +302,21 @@ TEST_F(FailoverTest, AnInternalErrorIsNotRetriedAndItsTextStaysInside) {
   ExpectIdle();
 }
 
+TEST_F(FailoverTest, WhatTheEngineFindsWrongWithTheRequestIsTheRequestsFault) {
+  StartTwo();
+  for (auto& [address, worker] : workers_) {
+    worker->SetScript([](const v1::Submit&, int32_t) {
+      return FakeWorker::Script{.text = "ab",
+                                .finish = v1::FINISH_REASON_ERROR,
+                                .error = absl::StatusCode::kInvalidArgument};
+    });
+  }
+  const StartedCall call = StartCall("hello", 10);
+  Step(3);
+  EXPECT_EQ(call.sink->error().status, absl::StatusCode::kInvalidArgument);
+  ExpectIdle();
+}
+
 TEST_F(FailoverTest, TheOnlyReplicaMayComeBack) {
   FakeWorker& worker = AddWorker("a");
   StartDispatcher();
