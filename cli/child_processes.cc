@@ -12,6 +12,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -55,6 +56,17 @@ absl::Status ChildProcesses::Spawn(Child& child) {
   for (std::string& argument : child.arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
 
+  // What configures the parent must not configure the child a second time: its arguments say it
+  // all.
+  std::vector<char*> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    if (text.substr(0, 9) != "PACELINE_" || text.substr(0, 17) == "PACELINE_CPU_ISA=") {
+      environment.push_back(*entry);
+    }
+  }
+  environment.push_back(nullptr);
+
   const pid_t pid = fork();
   if (pid < 0) {
     return absl::InternalError(absl::StrCat("fork failed: ", std::strerror(errno)));
@@ -66,7 +78,7 @@ absl::Status ChildProcesses::Spawn(Child& child) {
     pthread_sigmask(SIG_SETMASK, &none, nullptr);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     setpgid(0, 0);  // Ctrl-C reaches the supervisor only, which ends its children in order
-    execv(program.c_str(), argv.data());
+    execve(program.c_str(), argv.data(), environment.data());
     _exit(127);
   }
   child.pid = pid;
@@ -92,12 +104,12 @@ absl::Status ChildProcesses::OnExit(Child& child, int wait_status, int64_t now_m
   const pid_t pid = std::exchange(child.pid, -1);
   const int64_t ran_ms = now_ms - child.started_ms;
   if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 2 && child.deaths_ms.empty()) {
-    return absl::FailedPreconditionError("a worker refused its configuration (see above)");
+    return absl::InvalidArgumentError("a worker refused its configuration (see above)");
   }
   std::erase_if(child.deaths_ms, [&](int64_t t) { return now_ms - t > kCrashWindowMs; });
   child.deaths_ms.push_back(now_ms);
   if (child.deaths_ms.size() >= kCrashLimit) {
-    return absl::FailedPreconditionError(absl::StrCat(
+    return absl::InternalError(absl::StrCat(
         "a worker died ", kCrashLimit, " times in ten minutes, last with ", Describe(wait_status)));
   }
   if (ran_ms > kForgetBackoffMs) child.backoff_ms = 1000;

@@ -23,8 +23,8 @@ class ChildProcesses {
 
   // Call on SIGCHLD and now and then: takes leave of children that ended and starts those again
   // whose back-off (1, 2, 4 … 60 s; forgotten after a minute of running) is over.
-  // FailedPrecondition when a child ended with status 2 (wrong configuration: its message is on
-  // stderr) before it ever ran for a second, or five times in ten minutes.
+  // InvalidArgument when a child ended with status 2 at its first start (its message is on
+  // stderr); Internal when one died five times in ten minutes.
   absl::Status Tend(int64_t now_ms);
 
   // SIGTERM to all, SIGKILL after `grace_ms` to those that are left.

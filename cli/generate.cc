@@ -256,7 +256,7 @@ absl::Status Run(const GenerateOptions& options) {
   router.workers = {"127.0.0.1:1"};  // a name only: the link is in memory
   router.max_queued_requests = 1 << 16;
   router.max_queued_tokens = int64_t{1} << 32;
-  ASSIGN_OR_RETURN(const auto core, RouterCore::Start(router, LocalWorkerLinkFactory(*model)));
+  ASSIGN_OR_RETURN(const auto core, StartRouterCore(router, LocalWorkerLinkFactory(*model)));
   for (int i = 0; !core->service().Ready(); ++i) {
     if (i > 30'000) return absl::DeadlineExceededError("the engine did not become ready in 30 s");
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

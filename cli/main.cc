@@ -1,34 +1,16 @@
 // The `paceline` command: one binary for every process of a cluster.
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
+#include "cli/config_file.h"
 #include "cli/options.h"
 #include "cli/shutdown.h"
-#include "cli/version.h"
 
 namespace paceline::cli {
-
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "paceline: %s\n", std::string(status.message()).c_str());
-  switch (status.code()) {
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnimplemented:
-    case absl::StatusCode::kOutOfRange:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
-int RunVersion() {
-  std::printf("paceline %s\n", kVersion);
-  return 0;
-}
 
 namespace {
 
@@ -49,16 +31,10 @@ void AddSampling(CLI::App& command, int32_t& max_tokens, double& temperature) {
 
 // -tp and -pp, as other engines spell them: more than one letter behind one dash.
 std::vector<std::string> Arguments(int argc, char** argv) {
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {  // CLI11 takes them in reverse
-    const std::string argument = argv[i];
-    if (argument == "-tp") {
-      arguments.push_back("--tensor-parallel-size");
-    } else if (argument == "-pp") {
-      arguments.push_back("--pipeline-parallel-size");
-    } else {
-      arguments.push_back(argument);
-    }
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (std::string& argument : arguments) {
+    if (argument == "-tp") argument = "--tensor-parallel-size";
+    if (argument == "-pp") argument = "--pipeline-parallel-size";
   }
   return arguments;
 }
@@ -70,6 +46,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
   LogOptions log;
+  std::string config;
 
   ServeOptions serve;
   CLI::App* serve_command = app.add_subcommand("serve", "Router and workers on this machine");
@@ -81,7 +58,7 @@ int Main(int argc, char** argv) {
   AddWorkerOptions(*serve_command, serve.worker);
   AddRouterOptions(*serve_command, serve.router);
   AddLogOptions(*serve_command, log);
-  AddConfigOption(*serve_command);
+  AddConfigOption(*serve_command, config);
 
   RouterOptions router;
   CLI::App* router_command = app.add_subcommand("router", "Front ends over workers elsewhere");
@@ -93,7 +70,7 @@ int Main(int argc, char** argv) {
                            router.vllm_metrics,
                            "Export vllm: metric names as well");
   AddLogOptions(*router_command, log);
-  AddConfigOption(*router_command);
+  AddConfigOption(*router_command, config);
 
   WorkerOptions worker;
   CLI::App* worker_command = app.add_subcommand("worker", "One replica of a model");
@@ -119,7 +96,7 @@ int Main(int argc, char** argv) {
   worker_command->add_flag("--die-with-parent", worker.die_with_parent)->group("");
   AddWorkerOptions(*worker_command, worker);
   AddLogOptions(*worker_command, log);
-  AddConfigOption(*worker_command);
+  AddConfigOption(*worker_command, config);
 
   GenerateOptions generate;
   CLI::App* generate_command = app.add_subcommand("generate", "Completions without a server");
@@ -177,8 +154,11 @@ int Main(int argc, char** argv) {
   CLI::App* version_command = app.add_subcommand("version", "Print the version");
   CLI::App* help_command = app.add_subcommand("help", "Print this help");
 
+  absl::StatusOr<std::vector<std::string>> arguments = WithConfigFile(Arguments(argc, argv));
+  if (!arguments.ok()) return Fail(arguments.status());
+  std::reverse(arguments->begin(), arguments->end());  // as CLI11 takes them
   try {
-    app.parse(Arguments(argc, argv));
+    app.parse(*arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

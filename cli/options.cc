@@ -1,59 +1,17 @@
 #include "cli/options.h"
 
-#include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <memory>
-#include <sstream>
 #include <string_view>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "yaml-cpp/yaml.h"
+#include "cli/config_file.h"
 
 namespace paceline::cli {
 namespace {
-
-// Reads YAML where CLI11 reads TOML: a flat map from long option names to scalars or lists.
-class YamlConfig final : public CLI::Config {
- public:
-  std::string to_config(const CLI::App*, bool, bool, std::string) const override { return ""; }
-
-  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    std::vector<CLI::ConfigItem> items;
-    try {
-      const YAML::Node root = YAML::Load(input);
-      if (root.IsNull()) return items;
-      if (!root.IsMap()) throw CLI::FileError("--config: the file must be a map of options");
-      for (const auto& pair : root) {
-        CLI::ConfigItem item;
-        item.name = pair.first.as<std::string>();
-        if (pair.second.IsSequence()) {
-          for (const YAML::Node& value : pair.second)
-            item.inputs.push_back(value.as<std::string>());
-        } else if (pair.second.IsScalar()) {
-          item.inputs.push_back(pair.second.as<std::string>());
-        } else {
-          throw CLI::FileError(
-              absl::StrCat("--config: '", item.name, "' must be a value or a list of values"));
-        }
-        items.push_back(std::move(item));
-      }
-    } catch (const YAML::Exception& error) {
-      throw CLI::FileError(absl::StrCat("--config: not valid YAML at line ", error.mark.line + 1));
-    }
-    return items;
-  }
-};
-
-// PACELINE_MAX_MODEL_LEN for --max-model-len.
-std::string EnvironmentName(std::string_view long_name) {
-  std::string name = absl::StrCat("PACELINE_", absl::AsciiStrToUpper(std::string(long_name)));
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
 
 template <typename T>
 CLI::Option* Add(CLI::App& app, const std::string& long_name, T& value, const std::string& help) {
@@ -117,11 +75,9 @@ int64_t ParseBytes(const std::string& text) {
   return -1;
 }
 
-void AddConfigOption(CLI::App& app) {
-  app.config_formatter(std::make_shared<YamlConfig>());
-  app.set_config("--config", "", "YAML file; keys are the long option names")
+void AddConfigOption(CLI::App& app, std::string& path) {
+  app.add_option("--config", path, "YAML file; keys are the long option names")
       ->envname("PACELINE_CONFIG");
-  app.allow_config_extras(false);
 }
 
 void AddLogOptions(CLI::App& app, LogOptions& options) {

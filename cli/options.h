@@ -107,8 +107,8 @@ void AddLogOptions(CLI::App& app, LogOptions& options);
 void AddEngineOptions(CLI::App& app, EngineOptions& options);
 void AddWorkerOptions(CLI::App& app, WorkerOptions& options);
 void AddRouterOptions(CLI::App& app, RouterOptions& options);
-// --config FILE: YAML, keys are the long option names.
-void AddConfigOption(CLI::App& app);
+// --config FILE (cli/config_file.h reads it before the options are parsed).
+void AddConfigOption(CLI::App& app, std::string& path);
 
 // Bytes of "2GB", "512MiB", "1.5G", "1048576". Negative: not a size.
 int64_t ParseBytes(const std::string& text);

@@ -19,7 +19,7 @@ absl::Status Run(const RouterOptions& options) {
     return absl::InvalidArgumentError(
         "--workers: needed, as host:port,host:port or dns:///name:port");
   }
-  ASSIGN_OR_RETURN(const auto core, RouterCore::Start(options, router::GrpcWorkerLinkFactory()));
+  ASSIGN_OR_RETURN(const auto core, StartRouterCore(options, router::GrpcWorkerLinkFactory()));
   ASSIGN_OR_RETURN(const auto servers, RouterServers::Start(options, *core));
   spdlog::info("http://{0}:{1}  grpc://{0}:{2}  operator http://{0}:{3}",
                options.host,

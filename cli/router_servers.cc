@@ -22,7 +22,7 @@ router::Authenticate MakeAuthenticate(const router::ApiKeys& keys) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const RouterOptions& options,
-                                                                    RouterCore& core) {
+                                                                    router::RouterCore& core) {
   auto servers = std::unique_ptr<RouterServers>(new RouterServers(core));
   servers->started_ns_ = SteadyClock::Get().NowNs();
   absl::StatusOr<router::ApiKeys> keys = router::ApiKeys::Parse(options.api_keys);
@@ -66,8 +66,8 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
 
 router::StatusSnapshot RouterServers::Status() {
   router::StatusSnapshot status;
-  status.replicas = core_.service().Replicas();
-  const router::Dispatcher::Activity activity = core_.service().RecentActivity();
+  status.replicas = core_.dispatcher().Replicas();
+  const router::Dispatcher::Activity activity = core_.dispatcher().RecentActivity();
   status.queued_requests = activity.queued_requests;
   status.queued_tokens = activity.queued_tokens;
   status.running_requests = activity.running_requests;
@@ -78,7 +78,7 @@ router::StatusSnapshot RouterServers::Status() {
 }
 
 void RouterServers::Stop(std::chrono::milliseconds grace) {
-  core_.Drain(grace);
+  DrainRouterCore(core_, grace);
   // Every call has had its terminal event; what is left is to send it.
   constexpr std::chrono::milliseconds kFlush(1000);
   std::thread http([this] { http_->Stop(kFlush); });

@@ -23,7 +23,7 @@ class RouterServers {
   // Binds every port before it serves on any. Unavailable names the address that cannot be had;
   // InvalidArgument the option at fault. `core` must outlive the servers.
   static absl::StatusOr<std::unique_ptr<RouterServers>> Start(const RouterOptions& options,
-                                                              RouterCore& core);
+                                                              router::RouterCore& core);
   ~RouterServers();
 
   // Refuses new work, lets what runs end within `grace`, then ends it with an error and closes.
@@ -34,11 +34,11 @@ class RouterServers {
   int operator_port() const { return operator_->port(); }
 
  private:
-  explicit RouterServers(RouterCore& core) : core_(core) {}
+  explicit RouterServers(router::RouterCore& core) : core_(core) {}
 
   router::StatusSnapshot Status();
 
-  RouterCore& core_;
+  router::RouterCore& core_;
   router::ApiKeys keys_;
   int64_t started_ns_ = 0;
   std::unique_ptr<router::ApiHandler> api_handler_;

@@ -107,7 +107,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     router.workers.push_back(absl::StrCat("127.0.0.1:", port));
     RETURN_IF_ERROR(workers.Start(WorkerArguments(options, log, port)));
   }
-  ASSIGN_OR_RETURN(auto core, RouterCore::Start(router, router::GrpcWorkerLinkFactory()));
+  ASSIGN_OR_RETURN(auto core, StartRouterCore(router, router::GrpcWorkerLinkFactory()));
   ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core));
 
   auto bar =
@@ -118,7 +118,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     if (signal.has_value() && *signal != SIGCHLD) break;
     RETURN_IF_ERROR(workers.Tend(SteadyClock::Get().NowMs()));
     if (welcomed) continue;
-    const int ready = CountReady(core->service());
+    const int ready = CountReady(core->dispatcher());
     bar->Update(ready, options.replicas, absl::StrCat(ready, "/", options.replicas, " ready"));
     // The replicas are there before the router has made its tokenizer from what they sent.
     if (ready == options.replicas && core->service().Ready()) {

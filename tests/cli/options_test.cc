@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "cli/config_file.h"
 #include "cli/loaded_model.h"
 #include "gtest/gtest.h"
 
@@ -28,12 +29,16 @@ TEST(OptionsTest, AModelIsNamedAfterItsFile) {
 class ParseTest : public testing::Test {
  protected:
   ParseTest() {
-    AddRouterOptions(app_, options_);
-    AddConfigOption(app_);
+    AddRouterOptions(*app_.add_subcommand("router"), options_);
+    AddConfigOption(*app_.get_subcommand("router"), config_);
   }
+  // As main() does it: the sub-command first.
   void Parse(std::vector<std::string> arguments) {
-    std::reverse(arguments.begin(), arguments.end());
-    app_.parse(arguments);
+    arguments.insert(arguments.begin(), "router");
+    absl::StatusOr<std::vector<std::string>> all = WithConfigFile(std::move(arguments));
+    if (!all.ok()) throw CLI::FileError(std::string(all.status().message()));
+    std::reverse(all->begin(), all->end());
+    app_.parse(*all);
   }
   std::string WriteConfig(const std::string& text) {
     const std::string path = testing::TempDir() + "paceline_options_test.yaml";
@@ -42,6 +47,7 @@ class ParseTest : public testing::Test {
   }
   CLI::App app_;
   RouterOptions options_;
+  std::string config_;
 };
 
 TEST_F(ParseTest, YamlKeysAreLongOptionNames) {
@@ -56,6 +62,23 @@ TEST_F(ParseTest, YamlKeysAreLongOptionNames) {
 TEST_F(ParseTest, TheCommandLineWinsOverTheFile) {
   Parse({"--port", "99", "--config", WriteConfig("port: 1234\n")});
   EXPECT_EQ(options_.port, 99);
+}
+
+TEST_F(ParseTest, TheEnvironmentWinsOverTheFile) {
+  setenv("PACELINE_GRPC_PORT", "4321", 1);
+  Parse({"--config", WriteConfig("grpc-port: 1\nport: 2\n")});
+  unsetenv("PACELINE_GRPC_PORT");
+  EXPECT_EQ(options_.grpc_port, 4321);
+  EXPECT_EQ(options_.port, 2);
+}
+
+TEST_F(ParseTest, SwitchesTakeTrueAndFalse) {
+  Parse({"--config", WriteConfig("allow-unknown-fields: true\n")});
+  EXPECT_TRUE(options_.allow_unknown_fields);
+}
+
+TEST_F(ParseTest, AMissingFileIsAnError) {
+  EXPECT_THROW(Parse({"--config", "/nonexistent.yaml"}), CLI::ParseError);
 }
 
 TEST_F(ParseTest, UnknownKeysAreErrors) {

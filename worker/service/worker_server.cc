@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,11 +20,35 @@ constexpr size_t kMaxOutboxBytes = 64 << 20;
 
 // One Attach stream. gRPC owns it (it deletes itself in OnDone); the engine reaches it only through
 // the Outbox, which outlives it.
+class AttachStream;
+
+// The streams that are open, so that a worker that stops can end them in good order.
+class LiveStreams {
+ public:
+  void Add(AttachStream* stream) {
+    const std::lock_guard lock(mutex_);
+    streams_.insert(stream);
+  }
+  void Remove(AttachStream* stream) {
+    const std::lock_guard lock(mutex_);
+    streams_.erase(stream);
+  }
+  void EndAll();
+
+ private:
+  std::mutex mutex_;  // guards streams_
+  std::set<AttachStream*> streams_;
+};
+
 class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage> {
  public:
-  AttachStream(Engine& engine, const Identity& identity, const Clock& clock)
-      : outbox_(std::make_shared<Outbox>()) {
+  AttachStream(Engine& engine,
+               const Identity& identity,
+               const Clock& clock,
+               std::shared_ptr<LiveStreams> live)
+      : outbox_(std::make_shared<Outbox>()), live_(std::move(live)) {
     outbox_->stream = this;
+    live_->Add(this);
     session_ = AttachSession::Create(
         engine,
         identity,
@@ -66,7 +91,13 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
       outbox_->stream = nullptr;
     }
     session_->Close();
+    live_->Remove(this);
     delete this;
+  }
+
+  // CANCELLED tells a router that this was no crash: it replays elsewhere and blames no request.
+  void EndInOrder() {
+    End(*outbox_, grpc::Status(grpc::StatusCode::CANCELLED, "the worker is stopping"));
   }
 
  private:
@@ -112,8 +143,14 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
 
   std::shared_ptr<Outbox> outbox_;
   std::shared_ptr<AttachSession> session_;
+  const std::shared_ptr<LiveStreams> live_;
   v1::RouterMessage incoming_;
 };
+
+void LiveStreams::EndAll() {
+  const std::lock_guard lock(mutex_);
+  for (AttachStream* stream : streams_) stream->EndInOrder();
+}
 
 }  // namespace
 
@@ -127,7 +164,7 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
 
   grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage>* Attach(
       grpc::CallbackServerContext*) override {
-    return new AttachStream(engine_, identity_, clock_);
+    return new AttachStream(engine_, identity_, clock_, live_);
   }
 
   grpc::ServerUnaryReactor* GetTokenizer(grpc::CallbackServerContext* context,
@@ -143,11 +180,14 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
     return reactor;
   }
 
+  void EndAll() { live_->EndAll(); }
+
  private:
   Engine& engine_;
   const Identity& identity_;
   const v1::TokenizerBundle& tokenizer_;
   const Clock& clock_;
+  const std::shared_ptr<LiveStreams> live_ = std::make_shared<LiveStreams>();
 };
 
 struct WorkerServer::Server {
@@ -188,7 +228,9 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
 
 WorkerServer::~WorkerServer() {
   if (server_ != nullptr && server_->grpc != nullptr) {
-    server_->grpc->Shutdown(std::chrono::system_clock::now());
+    service_->EndAll();
+    // The statuses just sent get a moment to leave.
+    server_->grpc->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
     server_->grpc->Wait();
   }
 }

@@ -185,6 +185,18 @@ TEST_F(WorkerServerTest, HandsOutItsTokenizerByDigest) {
             grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(WorkerServerTest, AStoppingWorkerEndsItsStreamsAsCancelled) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  server_.reset();
+  v1::WorkerMessage message;
+  while (stream->Read(&message)) {
+  }
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("stopping"));
+}
+
 TEST_F(WorkerServerTest, APortInUseIsAnError) {
   const auto second = WorkerServer::Start(
       {.port = server_->port()}, engine_.engine(), identity_, tokenizer_, SteadyClock::Get());
