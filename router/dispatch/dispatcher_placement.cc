@@ -174,19 +174,16 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
                    static_cast<double>(call->queued_ns - call->arrived_ns) / 1e9);
 }
 
-// The client's request id as long as it is free; what is replayed gets a name of its own, as its
-// predecessor may still be dying at a worker.
+// A name that no other part ever had: a client may use its request id again while a predecessor of
+// that id is still dying at a worker, whose late results must find nobody.
 std::string Dispatcher::WireId(const CallState& call, const PendingPart& part) const {
-  const int32_t attempts = call.choices[part.first_choice].attempts;
-  const bool is_long = call.request_id.size() > kMaxWireIdBytes;
-  if (attempts == 1 && !is_long && !parts_.contains(call.request_id)) return call.request_id;
   return absl::StrCat(call.request_id.substr(0, kMaxWireIdBytes - 40),
                       "~",
                       call.id,
                       "#",
                       part.first_choice,
                       ".",
-                      attempts);
+                      call.choices[part.first_choice].attempts);
 }
 
 // Counts at the fleet what the part costs its replica now.

@@ -122,14 +122,17 @@ class StreamState final : public CallSink, public LiveCall {
       : context_(context), reactor_(reactor) {}
 
   void SetHandle(std::shared_ptr<CallHandle> handle) {
+    bool ended;
     {
       const std::lock_guard lock(mutex_);
-      if (!ended_) {
-        handle_ = std::move(handle);
-        return;
-      }
+      ended = ended_;
+      if (!ended) handle_ = handle;
     }
-    if (handle) handle->Cancel();
+    if (!ended) {
+      ReportUnsentBytes();  // chunks may have come before
+    } else if (handle) {
+      handle->Cancel();
+    }
   }
 
   void OnChunk(v1::GenerateChunk chunk) override {

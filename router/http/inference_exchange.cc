@@ -69,8 +69,11 @@ void InferenceExchange::Start(Service* service,
       ended = ended_;
       if (!ended) handles_.push_back(handle);
     }
-    // It ended while the call started; a call that is over ignores this.
-    if (ended && handle) handle->Cancel();
+    if (!ended) {
+      ReportUnsentBytes(/*to_new_call=*/true);
+    } else if (handle) {
+      handle->Cancel();  // it ended while the call started; a call that is over ignores this
+    }
   }
 }
 
@@ -165,9 +168,10 @@ void InferenceExchange::CancelAll() {
 }
 
 // Reads the amount under the lock under which it reports it, so the last report is the newest.
-void InferenceExchange::ReportUnsentBytes() {
+void InferenceExchange::ReportUnsentBytes(bool to_new_call) {
   std::vector<std::shared_ptr<CallHandle>> handles;
   const std::lock_guard report(report_mutex_);
+  if (to_new_call) reported_bytes_ = 0;  // events may have come before their call's handle
   const int64_t unsent = exchange_->UnsentBytes();
   if (unsent / kReportStepBytes == reported_bytes_ / kReportStepBytes) return;
   {

@@ -52,7 +52,7 @@ class InferenceExchange final : public ExchangeObserver,
   void StartStream();
   void SendAnswer();
   void CancelAll();
-  void ReportUnsentBytes();
+  void ReportUnsentBytes(bool to_new_call = false);
 
   const ResponseShape shape_;
   const ResponseHeader header_;

@@ -15,8 +15,9 @@ ApiError OutOfRange(std::string_view path) {
 }
 
 ApiError NotSupported(std::string_view path) {
-  return InvalidParam(
-      std::string(path), Concat(path, " is not supported yet with this value"), "not_supported");
+  return InvalidParam(std::string(path),
+                      Concat(path, " is not supported yet with this value"),
+                      "unsupported_parameter");
 }
 
 ApiError MissingField(std::string_view path) {

@@ -78,22 +78,19 @@ void WriteRanked(
 
 void WriteCompletionLogprobs(const TokenLogprobs* echoed,
                              const TokenLogprobs& tokens,
-                             int64_t* text_offset,
                              JsonWriter& writer) {
+  const size_t num_echoed = echoed != nullptr ? echoed->size() : 0;
   std::vector<const v1::TokenLogprob*> all;
-  if (echoed != nullptr) {
-    for (const auto& token : *echoed) all.push_back(&token);
-  }
+  for (size_t i = 0; i < num_echoed; ++i) all.push_back(&echoed->Get(static_cast<int>(i)));
   for (const auto& token : tokens) all.push_back(&token);
   // The first token of a prompt has nothing before it and so no probability.
-  const auto has_logprob = [&](size_t i) {
-    return echoed == nullptr || i >= static_cast<size_t>(echoed->size()) || all[i]->rank() > 0;
-  };
+  const auto has_logprob = [&](size_t i) { return i >= num_echoed || all[i]->rank() > 0; };
 
   writer.BeginObject().Key("text_offset").BeginArray();
-  for (const v1::TokenLogprob* token : all) {
-    writer.Int(text_offset != nullptr ? *text_offset : token->text_offset());
-    if (text_offset != nullptr) *text_offset += CodePoints(token->token());
+  int64_t prompt_offset = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    writer.Int(i < num_echoed ? prompt_offset : all[i]->text_offset());
+    if (i < num_echoed) prompt_offset += CodePoints(all[i]->token());
   }
   writer.EndArray().Key("token_logprobs").BeginArray();
   for (size_t i = 0; i < all.size(); ++i) {

@@ -13,11 +13,9 @@ namespace paceline::router {
 using TokenLogprobs = google::protobuf::RepeatedPtrField<v1::TokenLogprob>;
 
 // Completions: {"tokens","token_logprobs","top_logprobs","text_offset"}; `echoed` are the prompt's
-// tokens when they stand before the output, else null. `text_offset` is then where the first token
-// begins and is moved on; without echo the offsets are those of the tokens.
+// tokens when they stand before the output, else null.
 void WriteCompletionLogprobs(const TokenLogprobs* echoed,
                              const TokenLogprobs& tokens,
-                             int64_t* text_offset,
                              JsonWriter& writer);
 
 // Chat: {"content":[{"token","logprob","bytes","top_logprobs"}],"refusal":null}.

@@ -87,20 +87,15 @@ void WriteHead(std::string_view object,
 
 // Choice and GenerateChunk have the same members.
 template <class Part>
-void WriteLogprobsMember(const ResponseShape& shape,
-                         const Part& part,
-                         int64_t* text_offset,
-                         JsonWriter& writer) {
+void WriteLogprobsMember(const ResponseShape& shape, const Part& part, JsonWriter& writer) {
   writer.Key("logprobs");
   if (!shape.logprobs) {
     writer.Null();
   } else if (shape.is_chat) {
     WriteChatLogprobs(part.logprobs(), shape.num_top_logprobs, writer);
   } else {
-    WriteCompletionLogprobs(shape.echo ? &part.prompt_logprobs() : nullptr,
-                            part.logprobs(),
-                            shape.echo ? text_offset : nullptr,
-                            writer);
+    WriteCompletionLogprobs(
+        shape.echo ? &part.prompt_logprobs() : nullptr, part.logprobs(), writer);
   }
 }
 
@@ -128,8 +123,7 @@ void WriteChoice(const ResponseShape& shape,
   } else {
     writer.Key("text").String(choice.text());
   }
-  int64_t text_offset = 0;
-  WriteLogprobsMember(shape, choice, &text_offset, writer);
+  WriteLogprobsMember(shape, choice, writer);
   WriteFinishReason(choice.finish_reason(), writer);
   WriteExtras(shape, choice, writer);
   if (shape.return_token_ids && !shape.is_chat) {
@@ -207,7 +201,7 @@ void StreamWriter::Chunk(int32_t prompt, const v1::GenerateChunk& chunk, std::st
   if (header_.model.empty()) header_.model = chunk.model();
   if (chunk.has_usage()) usage_[prompt] = chunk.usage();
   const int64_t index = int64_t{prompt} * shape_.n + chunk.choice_index();
-  ChoiceState& state = choices_[index];
+  const bool is_first = started_.insert(index).second;
 
   out->append("data: ");
   JsonWriter writer(out);
@@ -219,14 +213,13 @@ void StreamWriter::Chunk(int32_t prompt, const v1::GenerateChunk& chunk, std::st
   writer.Key("choices").BeginArray().BeginObject().Key("index").Int(index);
   if (shape_.is_chat) {
     writer.Key("delta").BeginObject();
-    if (!state.started) writer.Key("role").String("assistant");
-    if (!state.started || !chunk.text().empty()) writer.Key("content").String(chunk.text());
+    if (is_first) writer.Key("role").String("assistant");
+    if (is_first || !chunk.text().empty()) writer.Key("content").String(chunk.text());
     writer.EndObject();
   } else {
     writer.Key("text").String(chunk.text());
   }
-  state.started = true;
-  WriteLogprobsMember(shape_, chunk, &state.text_offset, writer);
+  WriteLogprobsMember(shape_, chunk, writer);
   WriteFinishReason(chunk.finish_reason(), writer);
   WriteExtras(shape_, chunk, writer);
   const bool has_prompt_ids = shape_.return_token_ids && !chunk.prompt_token_ids().empty();

@@ -4,7 +4,7 @@
 #define PACELINE_ROUTER_OPENAI_RESPONSES_H_
 
 #include <cstdint>
-#include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,15 +42,10 @@ class StreamWriter {
   static void Error(const ApiError& error, std::string* out);
 
  private:
-  struct ChoiceState {
-    bool started = false;
-    int64_t text_offset = 0;  // code points so far; kept when the prompt is echoed
-  };
-
   ResponseShape shape_;
   ResponseHeader header_;
   std::string id_;
-  std::map<int64_t, ChoiceState> choices_;
+  std::set<int64_t> started_;     // choices that had a chunk
   std::vector<v1::Usage> usage_;  // as last seen, by prompt
 };
 

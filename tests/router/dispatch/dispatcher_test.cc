@@ -45,7 +45,7 @@ TEST_F(DispatchTest, SendsWhatTheEngineNeeds) {
   Body(request).mutable_options()->set_timeout(10);
   const StartedCall call = StartCall(std::move(request));
   const v1::Submit submit = worker.submits().at(0);
-  EXPECT_EQ(submit.request_id(), "my-request");
+  EXPECT_THAT(submit.request_id(), testing::StartsWith("my-request~"));
   EXPECT_EQ(submit.attempt(), 1);
   EXPECT_EQ(submit.num_prompt_tokens(), 2);
   EXPECT_EQ(submit.seed(), 7U);

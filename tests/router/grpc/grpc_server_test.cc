@@ -288,7 +288,7 @@ TEST_F(GrpcServerTest, ASlowReaderIsReportedAndDrains) {
   auto reader = stub_->GenerateStream(&context, Prompt("hi"));
   const auto call = service_.WaitForCall(0);
   for (int i = 0; i < 2000; ++i) call->Emit(MakeChunk(std::string(8192, 'x')));
-  EXPECT_GT(call->max_unsent_bytes(), 256 << 10);
+  EXPECT_TRUE(WaitFor([&] { return call->max_unsent_bytes() > 256 << 10; }));
   call->Emit(MakeChunk("", v1::FINISH_REASON_STOP));
   size_t bytes = 0;
   v1::GenerateChunk chunk;
@@ -298,6 +298,20 @@ TEST_F(GrpcServerTest, ASlowReaderIsReportedAndDrains) {
   call->Done();
   EXPECT_TRUE(reader->Read(&chunk));
   EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST_F(GrpcServerTest, WhatWaitsBeforeTheCallIsKnownIsReportedToo) {
+  service_.SetScript([](const std::shared_ptr<FakeCall>& call) {
+    for (int i = 0; i < 2000; ++i) call->Emit(MakeChunk(std::string(8192, 'x')));
+  });
+  Serve();
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, Prompt("hi"));
+  const auto call = service_.WaitForCall(0);
+  ASSERT_NE(call, nullptr);
+  EXPECT_TRUE(WaitFor([&] { return call->max_unsent_bytes() > 256 << 10; }));
+  context.TryCancel();
+  EXPECT_FALSE(reader->Finish().ok());
 }
 
 TEST_F(GrpcServerTest, AStuckReadersStreamEndsWhenTheCoreGivesUp) {

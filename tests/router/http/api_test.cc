@@ -226,12 +226,24 @@ TEST_F(ApiTest, ASlowReaderIsReportedAndDrains) {
   const auto call = service_.WaitForCall(0);
   ASSERT_NE(call, nullptr);
   for (int i = 0; i < 200; ++i) call->Emit(MakeChunk(std::string(8192, 'x')));
-  EXPECT_GT(call->max_unsent_bytes(), 256 << 10);
+  EXPECT_TRUE(WaitFor([&] { return call->max_unsent_bytes() > 256 << 10; }));
   call->Emit(MakeChunk("end", v1::FINISH_REASON_STOP));
   ASSERT_TRUE(client.ReceiveUntil("\"end\"", RawClient::Timeout(20'000)));
   EXPECT_TRUE(WaitFor([&] { return call->unsent_bytes() < 16 << 10; }));
   call->Done();
   EXPECT_TRUE(client.Receive().complete);
+}
+
+TEST_F(ApiTest, WhatWaitsBeforeTheCallIsKnownIsReportedToo) {
+  service_.SetScript([](const std::shared_ptr<FakeCall>& call) {
+    for (int i = 0; i < 1000; ++i) call->Emit(MakeChunk(std::string(8192, 'x')));
+  });
+  Serve();
+  RawClient client(server_->port(), 4096);
+  client.Send(PostRequest("/v1/completions", kStreamed));
+  const auto call = service_.WaitForCall(0);
+  ASSERT_NE(call, nullptr);
+  EXPECT_TRUE(WaitFor([&] { return call->max_unsent_bytes() > 256 << 10; }));
 }
 
 TEST_F(ApiTest, EveryRouteButHealthNeedsTheKey) {

@@ -253,8 +253,8 @@ TEST(RequestFieldsTest, MapsEveryFieldToItsMessage) {
 }
 
 TEST(RequestFieldsTest, LeavesAbsentFieldsUnset) {
-  const v1::SamplingParams& sampling = CallOf(Completion(R"({"prompt":"p"})")).sampling();
-  EXPECT_EQ(sampling.ByteSizeLong(), 0u);
+  const InferenceRequest request = Completion(R"({"prompt":"p"})");
+  EXPECT_EQ(CallOf(request).sampling().ByteSizeLong(), 0u);
 }
 
 TEST(RequestFieldsTest, RefusesNumbersThatDoNotFitTheirField) {
@@ -403,9 +403,8 @@ TEST(CompletionPromptTest, RefusesOtherShapesByPlace) {
 }
 
 TEST(CompletionPromptTest, EchoedPromptsGetLogprobs) {
-  const auto& sampling =
-      CallOf(Completion(R"({"prompt":"p","echo":true,"logprobs":2})")).sampling();
-  EXPECT_EQ(sampling.prompt_logprobs(), 2);
+  const InferenceRequest request = Completion(R"({"prompt":"p","echo":true,"logprobs":2})");
+  EXPECT_EQ(CallOf(request).sampling().prompt_logprobs(), 2);
 }
 
 TEST(ChatMessagesTest, ReadsEveryRoleAndContent) {

@@ -119,7 +119,7 @@ TEST(CompletionResponseTest, PutsEchoedTokensBeforeTheOutput) {
   v1::GenerateChunk chunk = MakeChunk("h\xC3\xA9llo", v1::FINISH_REASON_STOP);
   *chunk.add_prompt_logprobs() = MakeLogprob(1, 0, "h", 0);
   *chunk.add_prompt_logprobs() = MakeLogprob(2, -1.0F, "\xC3\xA9", 3);
-  *chunk.add_logprobs() = MakeLogprob(3, -0.25F, "llo", 1, 0);
+  *chunk.add_logprobs() = MakeLogprob(3, -0.25F, "llo", 1, 2);
   const json choice = Whole({.logprobs = true, .echo = true}, {chunk})["choices"][0];
   EXPECT_EQ(choice["logprobs"],
             json::parse(R"({"text_offset":[0,1,2],"token_logprobs":[null,-1.0,-0.25],
@@ -240,7 +240,7 @@ TEST(StreamTest, EchoOffsetsGoOnFromChunkToChunk) {
   v1::GenerateChunk first = MakeChunk("ab");
   *first.add_prompt_logprobs() = MakeLogprob(1, 0, "ab", 0);
   v1::GenerateChunk second = MakeChunk("c");
-  *second.add_logprobs() = MakeLogprob(2, -1, "c", 1);
+  *second.add_logprobs() = MakeLogprob(2, -1, "c", 1, 2);
   writer.Chunk(0, first, &out);
   writer.Chunk(0, second, &out);
   EXPECT_EQ(json::parse(Events(out)[1])["choices"][0]["logprobs"]["text_offset"], json({2}));
