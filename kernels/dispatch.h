@@ -3,7 +3,7 @@
 // Process-wide and set once at start (or by tests between ops); reading it is safe on any thread.
 //
 // Results are bit-identical for one instruction set, not across them: a cluster that fails streams
-// over between machines must run one instruction set (design.md section 1).
+// over between machines must run one instruction set.
 #ifndef PACELINE_KERNELS_DISPATCH_H_
 #define PACELINE_KERNELS_DISPATCH_H_
 

@@ -52,6 +52,9 @@ class ThreadPool {
   // too small to be worth a region.
   void ForRange(int64_t count, int64_t cost_ns, absl::FunctionRef<void(WorkRange)> body);
 
+  // Workers asleep now, using no processor time. Any thread.
+  int num_parked() const { return static_cast<int>(parked_.load()); }
+
   // Binds the calling thread to the first processor this process may use.
   static void PinCallingThread();
 

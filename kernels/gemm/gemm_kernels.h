@@ -58,6 +58,7 @@ struct GemmArgs {
   int64_t y_stride;
   const float* bias;  // [num_rows] or null
   bool accumulate;    // add to y instead of overwriting it
+  bool two_term;      // rows 2i and 2i + 1 of x are the terms of row i of y; m counts rows of x
 };
 
 struct GemmKernels {

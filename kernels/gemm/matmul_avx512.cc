@@ -121,20 +121,25 @@ inline __m512i Broadcast4(const int8_t* q) {
   return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(q));
 }
 
-// Rows [first_row, first_row + 16) of w against rows [first, first + M) of x are stored.
+// Stores the sums of rows [first_row, first_row + 16) of w and rows [first, first + m) of x.
 inline void StoreOutputs(
     const GemmArgs& args, int64_t first_row, int64_t first, int m, const __m512* sums) {
   const int64_t left = args.num_rows - first_row;
   const __mmask16 lanes = left >= kPackRows ? 0xffff : static_cast<__mmask16>((1 << left) - 1);
-  float* y = args.y + first * args.y_stride + first_row;
+  float* y = args.y + (args.two_term ? first / 2 : first) * args.y_stride + first_row;
 #pragma GCC unroll 8
-  for (int i = 0; i < m; ++i, y += args.y_stride) {
+  for (int i = 0; i < m; ++i) {
     __m512 sum = sums[i];
+    if (args.two_term) {
+      if (i % 2 == 0) continue;
+      sum = _mm512_add_ps(sums[i - 1], sum);
+    }
     if (args.bias != nullptr) {
       sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, args.bias + first_row));
     }
     if (args.accumulate) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, y), sum);
     _mm512_mask_storeu_ps(y, lanes, sum);
+    y += args.y_stride;
   }
 }
 
@@ -288,14 +293,23 @@ void RunTile(int64_t size,
   __builtin_unreachable();
 }
 
+// Rows of x that a tile may not part.
+inline int64_t RowUnit(const GemmArgs& args) { return args.two_term ? 2 : 1; }
+
+// Where part `part` of `num_parts` nearly equal parts of [begin, end) starts, in whole units.
+inline int64_t PartStart(
+    int64_t begin, int64_t end, int64_t unit, int64_t part, int64_t num_parts) {
+  return begin + (end - begin) / unit * part / num_parts * unit;
+}
+
 // All rows of x from `begin` to `end` against G groups of w, in tiles of even size: 9 rows are 5 +
 // 4, not 8 + 1.
 template <template <typename, int, int> class Tile, typename Format, int G, int kMaxRows>
 void RunRows(const GemmArgs& args, int64_t group, int64_t begin, int64_t end) {
   const int64_t num_tiles = (end - begin + kMaxRows - 1) / kMaxRows;
   for (int64_t t = 0; t < num_tiles; ++t) {
-    const int64_t first = begin + (end - begin) * t / num_tiles;
-    const int64_t size = begin + (end - begin) * (t + 1) / num_tiles - first;
+    const int64_t first = PartStart(begin, end, RowUnit(args), t, num_tiles);
+    const int64_t size = PartStart(begin, end, RowUnit(args), t + 1, num_tiles) - first;
     const char* const w = static_cast<const char*>(args.w) + group * args.group_bytes;
     const Prefetcher<G> prefetcher(
         w, G * args.group_bytes, Tile<Format, G, 1>::Steps(args.k), t, num_tiles);
@@ -310,8 +324,8 @@ void Gemm(const GemmArgs& args, int64_t x_row_bytes) {
   if (panel_rows < kMaxRows) panel_rows = kMaxRows;
   const int64_t num_panels = (args.m + panel_rows - 1) / panel_rows;
   for (int64_t p = 0; p < num_panels; ++p) {
-    const int64_t begin = args.m * p / num_panels;
-    const int64_t end = args.m * (p + 1) / num_panels;
+    const int64_t begin = PartStart(0, args.m, RowUnit(args), p, num_panels);
+    const int64_t end = PartStart(0, args.m, RowUnit(args), p + 1, num_panels);
     int64_t group = 0;
     for (; group + G <= args.num_groups; group += G) {
       RunRows<Tile, Format, G, kMaxRows>(args, group, begin, end);

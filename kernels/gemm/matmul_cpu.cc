@@ -61,8 +61,12 @@ template <typename Output>
 void ForEachOutput(const GemmArgs& args, Output output) {
   for (int64_t row = 0; row < args.num_rows; ++row) {
     const auto* group = static_cast<const uint8_t*>(args.w) + row / kPackRows * args.group_bytes;
-    for (int64_t i = 0; i < args.m; ++i) {
-      Store(args, i, row, output(group, static_cast<int>(row % kPackRows), i));
+    const auto lane = static_cast<int>(row % kPackRows);
+    const int64_t terms = args.two_term ? 2 : 1;
+    for (int64_t i = 0; i < args.m; i += terms) {
+      float sum = output(group, lane, i);
+      if (args.two_term) sum += output(group, lane, i + 1);
+      Store(args, i / terms, row, sum);
     }
   }
 }
@@ -156,9 +160,20 @@ absl::Status Matmul(ThreadPool& pool,
                     const PackedMatrix& w,
                     const Epilogue& epilogue,
                     const MutableMatrix& y) {
-  if (auto status = CheckView("Matmul", "y[m, n]", y); !status.ok()) return status;
-  if (x.cols() != w.k() || y.rows != x.rows() || y.cols != w.n()) {
-    return absl::InvalidArgumentError(absl::StrCat("Matmul: x[m, k] [",
+  return RunMatmul("Matmul", pool, x, w, epilogue, y, /*two_term=*/false);
+}
+
+absl::Status RunMatmul(absl::string_view op,
+                       ThreadPool& pool,
+                       const Activations& x,
+                       const PackedMatrix& w,
+                       const Epilogue& epilogue,
+                       const MutableMatrix& y,
+                       bool two_term) {
+  if (auto status = CheckView(op, "y[m, n]", y); !status.ok()) return status;
+  if (x.cols() != w.k() || x.rows() != (two_term ? 2 : 1) * y.rows || y.cols != w.n()) {
+    return absl::InvalidArgumentError(absl::StrCat(op,
+                                                   ": x[m, k] [",
                                                    x.rows(),
                                                    ", ",
                                                    x.cols(),
@@ -176,7 +191,7 @@ absl::Status Matmul(ThreadPool& pool,
   const auto kernel = int8 ? kernels.int8[format] : kernels.float32[format];
   if (kernel == nullptr) {
     return absl::InvalidArgumentError(
-        absl::StrCat("Matmul: int8 activations with ", WeightFormatName(w.format()), " weights"));
+        absl::StrCat(op, ": int8 activations with ", WeightFormatName(w.format()), " weights"));
   }
   if (x.rows() == 0) return absl::OkStatus();
   // Work is dealt in pairs of groups, which the tuned kernels like to take together.
@@ -197,6 +212,7 @@ absl::Status Matmul(ThreadPool& pool,
     args.y_stride = y.row_stride;
     args.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_row;
     args.accumulate = epilogue.accumulate;
+    args.two_term = two_term;
     kernel(args);
   });
   return absl::OkStatus();

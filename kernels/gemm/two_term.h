@@ -13,19 +13,18 @@
 
 namespace paceline::kernels {
 
-// Fills `out` (resized to [2m, k], form kInt8): row i holds x[i] quantised, row m + i the quantised
-// remainder. InvalidArgument when out's form is not kInt8 or k is not a multiple of 32.
+// Fills `out` (resized to [2m, k], form kInt8): row 2i holds x[i] quantised, row 2i + 1 the
+// quantised remainder. InvalidArgument when out's form is not kInt8 or k is not a multiple of 32.
 absl::Status QuantizeTwoTerm(ThreadPool& pool,
                              const Matrix& x,  // [m, k] f32
                              Activations& out);
 
-// y[i] = w x[i] + w x[m + i], for x from QuantizeTwoTerm. A row's bits depend on that row alone.
+// y[i] = w x[2i] + w x[2i + 1], for x from QuantizeTwoTerm: the bits of two rows of Matmul, added.
 // InvalidArgument when shapes disagree.
 absl::Status MatmulTwoTerm(ThreadPool& pool,
-                           const Activations& x,          // [2m, k]
-                           const PackedMatrix& w,         // [n, k]
-                           const MutableMatrix& scratch,  // [2m, n] f32, overwritten
-                           const MutableMatrix& y);       // [m, n] f32
+                           const Activations& x,     // [2m, k]
+                           const PackedMatrix& w,    // [n, k]
+                           const MutableMatrix& y);  // [m, n] f32
 
 }  // namespace paceline::kernels
 

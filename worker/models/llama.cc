@@ -98,8 +98,7 @@ class Llama final : public CausalLm {
   FloatRows qkv_;
   FloatRows attention_output_;
   FloatRows gate_up_;
-  FloatRows gathered_;      // rows whose logits are asked for
-  FloatRows head_scratch_;  // [2 max_logit_rows, vocab]
+  FloatRows gathered_;  // rows whose logits are asked for
   kernels::Activations norm_int8_{kernels::ActivationForm::kInt8};
   kernels::Activations norm_float_{kernels::ActivationForm::kFloat32};
   kernels::Activations inner_int8_{kernels::ActivationForm::kInt8};
@@ -158,10 +157,6 @@ absl::Status Llama::AllocateScratch() {
   RETURN_IF_ERROR(attention_output_.Allocate(rows, q_size));
   RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * int64_t{config_.intermediate_size}));
   RETURN_IF_ERROR(gathered_.Allocate(options_.max_logit_rows, config_.hidden_size));
-  if (head_->form() == kernels::ActivationForm::kInt8) {
-    RETURN_IF_ERROR(
-        head_scratch_.Allocate(2 * int64_t{options_.max_logit_rows}, config_.vocab_size));
-  }
   return absl::OkStatus();
 }
 
@@ -220,8 +215,7 @@ absl::Status Llama::ComputeLogits(const ForwardContext& context,
   RETURN_IF_ERROR(
       kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, gathered));
   RETURN_IF_ERROR(kernels::QuantizeTwoTerm(context.pool, gathered, head_input));
-  return kernels::MatmulTwoTerm(
-      context.pool, head_input, head_->matrix(), head_scratch_.view(2 * m), logits);
+  return kernels::MatmulTwoTerm(context.pool, head_input, head_->matrix(), logits);
 }
 
 }  // namespace
