@@ -194,7 +194,7 @@ absl::StatusOr<Value> IndexText(Context& context, const Value& value, int64_t in
   if (value.str().ascii()) {
     return CharAt(context, value.text(), static_cast<size_t>(index), &bytes);
   }
-  RETURN_IF_ERROR(context.ChargeText(value.text().size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(value.text().size()));
   size_t pos = 0;
   for (; index > 0; --index) pos += DecodeCodePoint(value.view(), pos).bytes;
   return CharAt(context, value.text(), pos, &bytes);
@@ -271,7 +271,9 @@ absl::StatusOr<Value> Slice(Context& context,
   ASSIGN_OR_RETURN(const int64_t length, Length(object));
   ASSIGN_OR_RETURN(const Positions p, SlicePositions(length, begin, end, step));
   if (object.IsStr()) {
-    RETURN_IF_ERROR(context.ChargeText(object.text().size()));
+    const bool copy = object.str().ascii() && p.step == 1;
+    RETURN_IF_ERROR(copy ? context.ChargeText(static_cast<size_t>(p.count))
+                         : context.ChargeCharacters(object.text().size()));
     return SliceText(context, object, p);
   }
   RETURN_IF_ERROR(context.Step(p.count));

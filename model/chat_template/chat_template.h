@@ -30,7 +30,7 @@ class ChatTemplate {
  public:
   // What one rendering may use. A real template takes well under 1% of it.
   struct Limits {
-    int64_t max_steps = 20'000'000;              // evaluated nodes; 256 bytes of text count as one
+    int64_t max_steps = 20'000'000;              // evaluated nodes; 128 bytes of text count as one
     int max_depth = 400;                         // nested expressions, statements and macro calls
     size_t max_output_bytes = size_t{64} << 20;  // also of any single string on the way
     int64_t max_memory_bytes = int64_t{512} << 20;

@@ -54,7 +54,7 @@ absl::StatusOr<Value> Title(Context& context, const Value& self, CallArgs& args)
   RETURN_IF_ERROR(Bound::Bind("title", args, {}).status());
   ASSIGN_OR_RETURN(const Value value, ToStr(context, self));
   const Text& text = value.text();
-  RETURN_IF_ERROR(context.ChargeText(text.size() * 8));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   TextBuilder out;
   TrustCursor trust(text);
   bool starts = true;
@@ -92,7 +92,7 @@ absl::StatusOr<Value> Indent(Context& context, const Value& self, CallArgs& args
   with_newline.Append(self.text());
   with_newline.Append("\n");
   const Text& text = with_newline.text();
-  RETURN_IF_ERROR(context.ChargeText(text.size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   TextBuilder out;
   bool is_first = true;
   for (const TextSpan& line : SplitLines(text, false)) {
@@ -123,12 +123,9 @@ absl::StatusOr<Value> Truncate(Context& context, const Value& self, CallArgs& ar
   const auto end_length = static_cast<int64_t>(end.str().num_code_points);
   if (length < end_length) return TemplateError("truncate: length is less than that of end");
   if (leeway < 0) return TemplateError("truncate: leeway is negative");
-  if (self.IsUndefined()) return self;
+  ASSIGN_OR_RETURN(const int64_t size, Length(self));
+  if (size <= length || size - leeway <= length) return self;
   RETURN_IF_ERROR(NeedStr(self, "truncate"));
-  if (static_cast<int64_t>(self.str().num_code_points) <= length ||
-      static_cast<int64_t>(self.str().num_code_points) - leeway <= length) {
-    return self;
-  }
   ASSIGN_OR_RETURN(
       Value kept,
       Slice(context, self, Value::None(), Value::Int(length - end_length), Value::None()));
@@ -151,7 +148,7 @@ absl::StatusOr<Value> WordWrap(Context& context, const Value& self, CallArgs& ar
   Value separator = context.heap().Str("\n");
   if (bound.Has(2) && !bound[2]->IsNone()) separator = *bound[2];
   if (!separator.IsStr()) return TemplateError("wordwrap: wrapstring must be a string");
-  RETURN_IF_ERROR(context.ChargeText(self.text().size() * 8));
+  RETURN_IF_ERROR(context.ChargeCharacters(self.text().size()));
   TextBuilder out;
   bool first = true;
   for (const TextSpan& line : SplitLines(self.text(), false)) {
@@ -172,7 +169,7 @@ absl::StatusOr<Value> WordWrap(Context& context, const Value& self, CallArgs& ar
 absl::StatusOr<Value> WordCount(Context& context, const Value& self, CallArgs& args) {
   RETURN_IF_ERROR(Bound::Bind("wordcount", args, {}).status());
   ASSIGN_OR_RETURN(const Value value, ToStr(context, self));
-  RETURN_IF_ERROR(context.ChargeText(value.text().size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(value.text().size()));
   int64_t words = 0;
   bool in_word = false;
   for (size_t pos = 0; pos < value.text().size();) {
@@ -202,6 +199,7 @@ absl::StatusOr<Value> Escape(Context& context, const Value& self, CallArgs& args
   RETURN_IF_ERROR(Bound::Bind("escape", args, {}).status());
   ASSIGN_OR_RETURN(const Value text, ToStr(context, self));
   if (text.str().markup) return text;
+  RETURN_IF_ERROR(context.ChargeCharacters(text.text().size()));
   TextBuilder out;
   AppendHtmlEscaped(text.text(), &out);
   RETURN_IF_ERROR(context.ChargeText(out.size()));
@@ -211,6 +209,7 @@ absl::StatusOr<Value> Escape(Context& context, const Value& self, CallArgs& args
 absl::StatusOr<Value> ForceEscape(Context& context, const Value& self, CallArgs& args) {
   RETURN_IF_ERROR(Bound::Bind("forceescape", args, {}).status());
   ASSIGN_OR_RETURN(const Value text, ToStr(context, self));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.text().size()));
   TextBuilder out;
   AppendHtmlEscaped(text.text(), &out);
   RETURN_IF_ERROR(context.ChargeText(out.size()));
@@ -228,7 +227,7 @@ absl::StatusOr<Value> StripTags(Context& context, const Value& self, CallArgs& a
   RETURN_IF_ERROR(Bound::Bind("striptags", args, {}).status());
   ASSIGN_OR_RETURN(const Value value, ToStr(context, self));
   const Text* text = &value.text();
-  RETURN_IF_ERROR(context.ChargeText(text->size() * 4));
+  RETURN_IF_ERROR(context.ChargeCharacters(text->size()));
   TextBuilder without_comments;
   size_t pos = 0;
   for (;;) {
@@ -284,7 +283,7 @@ absl::StatusOr<Value> UrlEncode(Context& context, const Value& self, CallArgs& a
   TextBuilder out;
   if (!self.IsDict() && !self.IsSeq()) {
     ASSIGN_OR_RETURN(const Value text, ToStr(context, self));
-    RETURN_IF_ERROR(context.ChargeText(text.text().size() * 16));
+    RETURN_IF_ERROR(context.ChargeCharacters(text.text().size()));
     AppendQuoted(text.text(), false, &out);
     return context.heap().Str(std::move(out));
   }
@@ -303,7 +302,7 @@ absl::StatusOr<Value> UrlEncode(Context& context, const Value& self, CallArgs& a
     if (i > 0) out.Append('&');
     ASSIGN_OR_RETURN(const Value key, ToStr(context, entries[i].first));
     ASSIGN_OR_RETURN(const Value value, ToStr(context, entries[i].second));
-    RETURN_IF_ERROR(context.ChargeText((key.text().size() + value.text().size()) * 16));
+    RETURN_IF_ERROR(context.ChargeCharacters(key.text().size() + value.text().size()));
     AppendQuoted(key.text(), true, &out);
     out.Append('=');
     AppendQuoted(value.text(), true, &out);

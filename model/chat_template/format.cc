@@ -204,6 +204,12 @@ class Formatter {
   bool manual_ = false;
 };
 
+// What "%" takes for a mapping, of which not everything need be used.
+bool IsListOrRange(const Value& value) {
+  return value.IsSeq() &&
+         (value.seq().type == SeqType::kList || value.seq().type == SeqType::kRange);
+}
+
 // Reads "%" conversions.
 class PercentFormatter {
  public:
@@ -226,8 +232,7 @@ class PercentFormatter {
     }
     const bool all_used = is_tuple_
                               ? next_ >= args_.seq().items.size()
-                              : (next_ > 0 || args_.IsDict() ||
-                                 (args_.IsSeq() && args_.seq().type == SeqType::kList) || named_);
+                              : (next_ > 0 || args_.IsDict() || IsListOrRange(args_) || named_);
     if (!all_used) return TemplateError("not all arguments converted during string formatting");
     return context_.heap().Str(std::move(out));
   }

@@ -13,6 +13,7 @@ namespace paceline::model {
 namespace {
 
 constexpr int64_t kMaxRange = 100'000;  // jinja2's sandbox has the same
+constexpr int64_t kStrftimeSteps = 64;  // what one conversion of strftime costs
 constexpr char kRaisedPayload[] = "paceline.chat_template/raised";
 
 absl::StatusOr<Value> Range(Context& context, const Value& self, CallArgs& args) {
@@ -129,6 +130,7 @@ absl::StatusOr<Value> StrftimeNow(Context& context, const Value& self, CallArgs&
       ++pos;
       continue;
     }
+    RETURN_IF_ERROR(context.Step(kStrftimeSteps));
     // %d and the like, and glibc's %-d without padding; no widths, which could ask for any size.
     const bool flag = format.bytes[pos + 1] == '-' && pos + 2 < format.size();
     const char code = format.bytes[pos + (flag ? 2 : 1)];

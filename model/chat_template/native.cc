@@ -5,10 +5,6 @@
 #include "model/chat_template/concat.h"
 
 namespace paceline::model {
-namespace {
-constexpr size_t kBytesPerStep = 256;
-}
-
 absl::Status TemplateError(std::string_view message) {
   return absl::InvalidArgumentError(std::string(message));
 }

@@ -18,7 +18,7 @@
 namespace paceline::model {
 
 struct RenderLimits {
-  int64_t max_steps = 20'000'000;              // evaluated nodes; 256 bytes of text count as one
+  int64_t max_steps = 20'000'000;              // evaluated nodes; 128 bytes of text count as one
   int max_depth = 400;                         // nested expressions, statements and macro calls
   size_t max_output_bytes = size_t{64} << 20;  // also of any single string
   int64_t max_memory_bytes = int64_t{512} << 20;
@@ -41,10 +41,17 @@ class Context {
   absl::Status Step(int64_t steps = 1);
   // Counts work on `bytes` bytes of text, and refuses a result longer than the output may be.
   absl::Status ChargeText(size_t bytes);
+  // Counts work that looks at each character of `bytes` bytes of text.
+  absl::Status ChargeCharacters(size_t bytes) {
+    return Step(static_cast<int64_t>(bytes / kCharactersPerStep) + 1);
+  }
 
   int depth = 0;
 
  private:
+  static constexpr size_t kBytesPerStep = 128;
+  static constexpr size_t kCharactersPerStep = 4;
+
   const RenderLimits limits_;
   const int64_t now_unix_seconds_;
   int64_t steps_ = 0;

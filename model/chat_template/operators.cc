@@ -288,7 +288,7 @@ absl::StatusOr<bool> Contains(Context& context, const Value& container, const Va
             Concat("'in <string>' requires string as left operand, not ", TypeName(item)));
       }
       RETURN_IF_ERROR(context.ChargeText(container.text().size()));
-      return container.view().find(item.view()) != std::string_view::npos;
+      return FindBytes(container.view(), item.view(), 0) != std::string_view::npos;
     case Kind::kDict:
       RETURN_IF_ERROR(context.Step(item.weight()));
       if (!IsHashable(item)) {

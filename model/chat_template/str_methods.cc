@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "model/chat_template/concat.h"
 #include "model/chat_template/operators.h"
 #include "model/chat_template/unicode.h"
@@ -26,7 +27,20 @@ bool IsFinalSigma(std::string_view text, size_t pos, size_t bytes) {
 template <typename Choose>
 absl::StatusOr<Value> MapCase(Context& context, const Value& self, Choose choose) {
   const Text& text = self.text();
-  RETURN_IF_ERROR(context.ChargeText(text.size() * 8));
+  if (self.str().ascii()) {
+    RETURN_IF_ERROR(context.ChargeText(text.size() * 8));
+    Text mapped = text;
+    for (char& c : mapped.bytes) {
+      const CaseMapping mapping = choose(static_cast<unsigned char>(c));
+      if (mapping == AppendUpper || mapping == AppendTitle) {
+        c = absl::ascii_toupper(static_cast<unsigned char>(c));
+      } else if (mapping != nullptr) {
+        c = absl::ascii_tolower(static_cast<unsigned char>(c));
+      }
+    }
+    return context.heap().Str(std::move(mapped), self.str().markup);
+  }
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size() * 4));
   TextBuilder out;
   TrustCursor trust(text);
   std::string mapped;
@@ -94,15 +108,18 @@ absl::StatusOr<Value> Strip(Context& context,
       return TemplateError(Concat(function, " arg must be None or str"));
     }
     const std::string_view set = bound[0]->view();
+    RETURN_IF_ERROR(context.ChargeCharacters(set.size()));
     for (size_t pos = 0; pos < set.size();) {
       const CodePoint c = DecodeCodePoint(set, pos);
       chars.push_back(c.value);
       pos += c.bytes;
     }
+    std::sort(chars.begin(), chars.end());
+    chars.erase(std::unique(chars.begin(), chars.end()), chars.end());
   }
   const auto stripped = [&](size_t pos) {
     const int32_t c = DecodeCodePoint(text.bytes, pos).value;
-    return whitespace ? IsSpace(c) : std::find(chars.begin(), chars.end(), c) != chars.end();
+    return whitespace ? IsSpace(c) : std::binary_search(chars.begin(), chars.end(), c);
   };
   size_t begin = 0;
   size_t end = text.size();
@@ -114,8 +131,7 @@ absl::StatusOr<Value> Strip(Context& context,
     if (!stripped(previous)) break;
     end = previous;
   }
-  RETURN_IF_ERROR(
-      context.Step(static_cast<int64_t>((text.size() - (end - begin)) * (chars.size() + 8) / 64)));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size() - (end - begin)));
   if (begin == 0 && end == text.size()) return self;
   return Substring(context, text, begin, end);
 }
@@ -218,6 +234,7 @@ absl::StatusOr<Value> StrExpandTabs(Context& context, const Value& self, CallArg
   ASSIGN_OR_RETURN(const Bound bound, Bound::Bind("expandtabs", args, {"tabsize"}));
   ASSIGN_OR_RETURN(const int64_t tab, bound.Int(0, 8));
   const Text& text = self.text();
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   TextBuilder out;
   int64_t column = 0;
   for (size_t pos = 0; pos < text.size();) {
@@ -315,7 +332,7 @@ absl::StatusOr<Value> StrReplace(Context& context, const Value& self, CallArgs& 
   size_t kept = 0;
   size_t search = 0;
   while (count != 0) {
-    const size_t at = from.empty() ? search : text.bytes.find(from, search);
+    const size_t at = from.empty() ? search : FindBytes(text.bytes, from, search);
     if (at == std::string::npos || at > text.size()) break;
     out.Append(text, kept, at);
     RETURN_IF_ERROR(AppendStr(context, *bound[1], &out));

@@ -45,7 +45,7 @@ absl::StatusOr<Window> SelectWindow(Context& context,
     window.end = static_cast<size_t>(bounds[1]);
     return window;
   }
-  RETURN_IF_ERROR(context.ChargeText(text.size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   size_t pos = 0;
   for (int64_t i = 0; i < bounds[1]; ++i) {
     if (i == bounds[0]) window.begin = pos;
@@ -76,7 +76,7 @@ absl::StatusOr<Value> Find(Context& context,
   size_t at = std::string_view::npos;
   if (!window.beyond) {
     const std::string_view part = self.text().View(window.begin, window.end);
-    at = backward ? part.rfind(bound[0]->view()) : part.find(bound[0]->view());
+    at = backward ? FindLastBytes(part, bound[0]->view()) : FindBytes(part, bound[0]->view(), 0);
   }
   if (at == std::string_view::npos) {
     if (must_find) return TemplateError("substring not found");
@@ -112,7 +112,10 @@ absl::StatusOr<Value> StrCount(Context& context, const Value& self, CallArgs& ar
   const std::string_view sub = bound[0]->view();
   if (sub.empty()) return Value::Int(static_cast<int64_t>(CountCodePoints(part)) + 1);
   int64_t count = 0;
-  for (size_t at = part.find(sub); at != part.npos; at = part.find(sub, at + sub.size())) ++count;
+  for (size_t at = FindBytes(part, sub, 0); at != part.npos;
+       at = FindBytes(part, sub, at + sub.size())) {
+    ++count;
+  }
   return Value::Int(count);
 }
 
@@ -196,7 +199,7 @@ std::vector<TextSpan> SplitAt(std::string_view text,
   if (!backward) {
     size_t begin = 0;
     for (; limit != 0; --limit) {
-      const size_t at = text.find(separator, begin);
+      const size_t at = FindBytes(text, separator, begin);
       if (at == text.npos) break;
       pieces.push_back({begin, at});
       begin = at + separator.size();
@@ -206,7 +209,7 @@ std::vector<TextSpan> SplitAt(std::string_view text,
   }
   size_t end = text.size();
   for (; limit != 0; --limit) {
-    const size_t at = text.substr(0, end).rfind(separator);
+    const size_t at = FindLastBytes(text.substr(0, end), separator);
     if (at == text.npos) break;
     pieces.push_back({at + separator.size(), end});
     end = at;
@@ -235,6 +238,7 @@ absl::StatusOr<Value> Split(Context& context, const Value& self, CallArgs& args,
   const Text& text = self.text();
   RETURN_IF_ERROR(context.ChargeText(text.size()));
   if (!bound.Has(0) || bound[0]->IsNone()) {
+    RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
     return Pieces(
         context, text, backward ? RSplitSpace(text.bytes, limit) : SplitSpace(text.bytes, limit));
   }
@@ -254,7 +258,7 @@ absl::StatusOr<Value> StrRSplit(Context& context, const Value& self, CallArgs& a
 
 absl::StatusOr<Value> StrSplitLines(Context& context, const Value& self, CallArgs& args) {
   ASSIGN_OR_RETURN(const Bound bound, Bound::Bind("splitlines", args, {"keepends"}));
-  RETURN_IF_ERROR(context.ChargeText(self.text().size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(self.text().size()));
   return Pieces(context, self.text(), SplitLines(self.text(), bound.Bool(0, false)));
 }
 
@@ -271,7 +275,8 @@ absl::StatusOr<Value> Partition(Context& context,
   if (separator.empty()) return TemplateError("empty separator");
   const Text& text = self.text();
   RETURN_IF_ERROR(context.ChargeText(text.size()));
-  const size_t at = backward ? text.bytes.rfind(separator) : text.bytes.find(separator);
+  const size_t at =
+      backward ? FindLastBytes(text.bytes, separator) : FindBytes(text.bytes, separator, 0);
   std::vector<Value> parts;
   if (at == std::string::npos) {
     parts = {context.heap().Str(""), context.heap().Str("")};
@@ -296,7 +301,7 @@ template <bool (*kTest)(int32_t)>
 absl::StatusOr<Value> StrAll(Context& context, const Value& self, CallArgs& args) {
   RETURN_IF_ERROR(Bound::Bind("isalpha", args, {}).status());
   const std::string_view text = self.view();
-  RETURN_IF_ERROR(context.ChargeText(text.size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   for (size_t pos = 0; pos < text.size();) {
     const CodePoint c = DecodeCodePoint(text, pos);
     if (!kTest(c.value)) return Value::Bool(false);
@@ -320,7 +325,7 @@ absl::StatusOr<Value> OneCase(Context& context,
                               bool (*other)(int32_t)) {
   RETURN_IF_ERROR(Bound::Bind("islower", args, {}).status());
   const std::string_view text = self.view();
-  RETURN_IF_ERROR(context.ChargeText(text.size()));
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   bool any = false;
   for (size_t pos = 0; pos < text.size();) {
     const CodePoint c = DecodeCodePoint(text, pos);
@@ -334,6 +339,7 @@ absl::StatusOr<Value> OneCase(Context& context,
 absl::StatusOr<Value> StrIsTitle(Context& context, const Value& self, CallArgs& args) {
   RETURN_IF_ERROR(Bound::Bind("istitle", args, {}).status());
   const std::string_view text = self.view();
+  RETURN_IF_ERROR(context.ChargeCharacters(text.size()));
   bool any = false;
   bool in_word = false;
   for (size_t pos = 0; pos < text.size();) {

@@ -2,11 +2,22 @@
 
 #include <utf8proc.h>
 
+#include <cstring>
+
 namespace paceline::model {
 
 CodePoint DecodeCodePoint(std::string_view text, size_t pos) {
   const auto first = static_cast<unsigned char>(text[pos]);
   if (first < 0x80) return {first, 1};
+  const auto continuation = [&text](size_t at) {
+    return at < text.size() && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80;
+  };
+  if (first >= 0xC2 && first < 0xE0 && continuation(pos + 1)) {
+    return {(first & 0x1F) << 6 | (text[pos + 1] & 0x3F), 2};
+  }
+  if (first > 0xE0 && first < 0xED && continuation(pos + 1) && continuation(pos + 2)) {
+    return {(first & 0x0F) << 12 | (text[pos + 1] & 0x3F) << 6 | (text[pos + 2] & 0x3F), 3};
+  }
   utf8proc_int32_t value = -1;
   const utf8proc_ssize_t bytes =
       utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + pos),
@@ -27,9 +38,38 @@ size_t PreviousCodePoint(std::string_view text, size_t pos) {
 }
 
 size_t CountCodePoints(std::string_view text) {
+  constexpr uint64_t kHighBits = 0x8080808080808080;
   size_t count = 0;
-  for (size_t pos = 0; pos < text.size(); ++count) pos += DecodeCodePoint(text, pos).bytes;
+  for (size_t pos = 0; pos < text.size();) {
+    uint64_t word = kHighBits;
+    if (pos + sizeof(word) <= text.size()) std::memcpy(&word, text.data() + pos, sizeof(word));
+    if ((word & kHighBits) == 0) {  // eight ASCII characters at once
+      pos += sizeof(word);
+      count += sizeof(word);
+    } else {
+      pos += DecodeCodePoint(text, pos).bytes;
+      ++count;
+    }
+  }
   return count;
+}
+
+size_t FindBytes(std::string_view text, std::string_view needle, size_t from) {
+  if (from > text.size()) return std::string_view::npos;
+  if (needle.empty()) return from;
+  if (from == text.size()) return std::string_view::npos;
+  const void* at = memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
+  if (at == nullptr) return std::string_view::npos;
+  return static_cast<size_t>(static_cast<const char*>(at) - text.data());
+}
+
+size_t FindLastBytes(std::string_view text, std::string_view needle) {
+  constexpr size_t kShort = 32;  // here the plain search is linear enough
+  if (needle.size() <= kShort) return text.rfind(needle);
+  const std::string reversed_text(text.rbegin(), text.rend());
+  const std::string reversed_needle(needle.rbegin(), needle.rend());
+  const size_t at = FindBytes(reversed_text, reversed_needle, 0);
+  return at == std::string_view::npos ? at : text.size() - at - needle.size();
 }
 
 void AppendUtf8(int32_t code_point, std::string* out) {

@@ -23,6 +23,11 @@ size_t CountCodePoints(std::string_view text);
 // Replaces lone surrogates and out-of-range values by U+FFFD.
 void AppendUtf8(int32_t code_point, std::string* out);
 
+// The first place at or after `from`, or the last one, where `needle` stands in `text`; npos when
+// nowhere. In time linear in the text, whatever the needle.
+size_t FindBytes(std::string_view text, std::string_view needle, size_t from);
+size_t FindLastBytes(std::string_view text, std::string_view needle);
+
 // str.isspace, isalpha, isdigit, isalnum, isprintable, islower, isupper of one code point.
 bool IsSpace(int32_t c);
 bool IsAlpha(int32_t c);

@@ -129,7 +129,7 @@ Value Heap::Str(Text text, bool markup) {
   object->num_code_points = CountCodePoints(text.bytes);
   object->text = std::move(text);
   object->markup = markup;
-  object->weight += static_cast<int64_t>(object->text.size() / 256);
+  object->weight += static_cast<int64_t>(object->text.size() / 128);
   Adopt(object.get(),
         sizeof(StrObject) + object->text.bytes.capacity() +
             object->text.untrusted.capacity() * sizeof(TextSpan));

@@ -158,7 +158,7 @@ class JsonWriter {
         out_->Append(Float(value.AsDouble()), value.untrusted_number());
         return absl::OkStatus();
       case Kind::kStr:
-        RETURN_IF_ERROR(context_.ChargeText(value.text().size()));
+        RETURN_IF_ERROR(context_.ChargeCharacters(value.text().size()));
         String(value.text());
         return absl::OkStatus();
       case Kind::kSeq:
@@ -351,7 +351,7 @@ absl::Status AppendRepr(Context& context, const Value& value, TextBuilder* out) 
       out->Append(FloatRepr(value.AsDouble()), value.untrusted_number());
       return absl::OkStatus();
     case Kind::kStr:
-      RETURN_IF_ERROR(context.ChargeText(value.text().size()));
+      RETURN_IF_ERROR(context.ChargeCharacters(value.text().size()));
       if (value.str().markup) out->Append("Markup(");
       AppendStringRepr(value.text(), out);
       if (value.str().markup) out->Append(")");

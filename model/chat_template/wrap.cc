@@ -51,6 +51,21 @@ size_t SkipCodePoints(std::string_view text, size_t pos, size_t count) {
   return pos;
 }
 
+// How many code points of a chunk that is too long go onto a line with room for `room`.
+size_t FittingPart(std::string_view text, const Chunk& chunk, size_t room, bool hyphens) {
+  if (!hyphens || chunk.width <= room) return room;
+  size_t part = room;
+  bool other_seen = false;
+  size_t pos = chunk.span.begin;
+  for (size_t i = 0; i < room; ++i) {
+    const CodePoint c = DecodeCodePoint(text, pos);
+    if (c.value == '-' && other_seen) part = i + 1;
+    other_seen = other_seen || c.value != '-';
+    pos += c.bytes;
+  }
+  return part;
+}
+
 }  // namespace
 
 std::vector<TextSpan> WrapLine(
@@ -70,8 +85,10 @@ std::vector<TextSpan> WrapLine(
     bool partial = false;
     if (next < chunks.size() && chunks[next].width > width) {
       Chunk& chunk = chunks[next];
-      if (break_long_words && width > used) {
-        const size_t take = width - used;
+      if (break_long_words) {
+        // What fits of the word, up to its last hyphen there; nothing of it still keeps the space
+        // before it from being dropped, as in Python.
+        const size_t take = FittingPart(text.bytes, chunk, width - used, break_on_hyphens);
         end = SkipCodePoints(text.bytes, chunk.span.begin, take);
         chunk.span.begin = end;
         chunk.width -= take;

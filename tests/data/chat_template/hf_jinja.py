@@ -1,5 +1,6 @@
 """The oracle: jinja2 configured the way Hugging Face transformers configures it for chat templates."""
 
+import copy
 import datetime
 import json
 
@@ -80,6 +81,8 @@ ENV = environment()
 
 def render(source, messages=(), tools=None, documents=None, add_generation_prompt=False, extra=None):
     """The text, or the exception that rendering ended with."""
+    # A copy, because jinja2's indent filter can append to a list that it is given.
+    messages, tools, documents, extra = copy.deepcopy((messages, tools, documents, extra))
     variables = dict(TOKENS)
     variables.update(extra or {})
     variables.update(

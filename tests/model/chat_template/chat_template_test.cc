@@ -44,7 +44,8 @@ std::string Marked(const std::string& source) {
 }
 
 TEST(ChatTemplateTest, TemplateTextAndSpecialTokensAreTrusted) {
-  EXPECT_EQ(Marked("{{ bos_token }}<|im_start|>{{ '<|x|>' ~ 1 ~ true }}"), "<s><|im_start|><|x|>1True");
+  EXPECT_EQ(Marked("{{ bos_token }}<|im_start|>{{ '<|x|>' ~ 1 ~ true }}"),
+            "<s><|im_start|><|x|>1True");
 }
 
 TEST(ChatTemplateTest, MessageTextIsUntrustedThroughConcatenation) {
@@ -124,14 +125,16 @@ TEST(ChatTemplateTest, SyntaxErrorsNameTheLine) {
 }
 
 TEST(ChatTemplateTest, RunTimeErrorsNameTheLine) {
-  const auto status = Render("a\n\n{{ messages[0].nope.more }}", Json::array({Json::object()})).status();
+  const auto status =
+      Render("a\n\n{{ messages[0].nope.more }}", Json::array({Json::object()})).status();
   EXPECT_THAT(std::string(status.message()),
               testing::StartsWith("line 3: 'dict object' has no attribute 'nope'"));
   EXPECT_FALSE(IsTemplateRaised(status));
 }
 
 TEST(ChatTemplateTest, TheTemplatesOwnErrorIsPassedOnAndMarked) {
-  const auto status = Render("\n{{ raise_exception('roles must ' ~ 'alternate') }}", Json::array()).status();
+  const auto status =
+      Render("\n{{ raise_exception('roles must ' ~ 'alternate') }}", Json::array()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(std::string(status.message()), "roles must alternate");
   EXPECT_TRUE(IsTemplateRaised(status));
@@ -140,17 +143,21 @@ TEST(ChatTemplateTest, TheTemplatesOwnErrorIsPassedOnAndMarked) {
 TEST(ChatTemplateTest, IncludesAreRefusedWhenParsing) {
   for (const char* tag : {"include 'x'", "import 'x' as y", "extends 'x'", "from 'x' import y"}) {
     const auto status = ChatTemplate::Parse("{% " + std::string(tag) + " %}").status();
-    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("has no place in a chat template"));
+    EXPECT_THAT(std::string(status.message()),
+                testing::HasSubstr("has no place in a chat template"));
   }
 }
 
 TEST(ChatTemplateTest, TextThatIsNotUtf8PassesThrough) {
   const Json messages = {{{"content", "a\xff\xc3(b"}}};
-  const auto prompt = Render("{{ messages[0].content | upper }}{{ messages[0].content | length }}"
-                             "{{ messages[0].content[::-1] | trim }}",
-                             messages);
+  const auto prompt = Render(
+      "{{ messages[0].content | upper }}{{ messages[0].content | length }}"
+      "{{ messages[0].content[::-1] | trim }}",
+      messages);
   ASSERT_TRUE(prompt.ok()) << prompt.status();
-  EXPECT_EQ(prompt->text, "A\xff\xc3(B5b(\xc3\xff" "a");
+  EXPECT_EQ(prompt->text,
+            "A\xff\xc3(B5b(\xc3\xff"
+            "a");
 }
 
 TEST(ChatTemplateTest, ManyThreadsRenderOneTemplate) {
