@@ -11,8 +11,13 @@ import tempfile
 
 import pytest
 
-from support.cluster import MODEL, MODEL_NAME, binary, environment, run
+from support import cluster as command
+from support.cluster import MODEL, MODEL_NAME, binary, environment
 from support.rest import loads_exact
+
+
+def run(*args, timeout=30, **more):
+    return command.run(*args, timeout=timeout, **more)
 
 
 def refused(result, status, *words):
@@ -38,14 +43,14 @@ class TestUsage:
     def test_help_names_every_command(self, args):
         result = run(*args)
         assert result.returncode == 0
-        for command in ("serve", "router", "worker", "generate", "chat", "tokenize", "bench",
-                        "version", "help"):
-            assert command in result.stdout.decode()
+        for name in ("serve", "router", "worker", "generate", "chat", "tokenize", "bench", "version",
+                     "help"):
+            assert name in result.stdout.decode()
 
-    @pytest.mark.parametrize("command", ["serve", "router", "worker", "generate", "chat",
-                                         "tokenize", "bench"])
-    def test_help_of_a_command(self, command):
-        result = run(command, "--help")
+    @pytest.mark.parametrize("name", ["serve", "router", "worker", "generate", "chat", "tokenize",
+                                      "bench"])
+    def test_help_of_a_command(self, name):
+        result = run(name, "--help")
         assert result.returncode == 0
         assert b"--" in result.stdout
 
@@ -100,7 +105,7 @@ class TestUsage:
         (["serve", MODEL, "--host", "not an address"], ["not an address"]),
     ], ids=lambda value: "_".join(os.path.basename(v) for v in value)[:60] or "nothing")
     def test_wrong_usage_is_named(self, args, words):
-        result = run(*args, timeout=30)
+        result = run(*args)
         status = 2 if "not an address" not in args else result.returncode or 2
         refused(result, status, *words)
 
@@ -117,7 +122,7 @@ class TestAddresses:
             port = taken.getsockname()[1]
             ports = {"--port": 0, "--grpc-port": 0, "--operator-port": 0, option: port}
             args = [str(part) for pair in ports.items() for part in pair]
-            result = run("serve", MODEL, *args, timeout=30)
+            result = run("serve", MODEL, *args)
         assert result.returncode != 0 and result.returncode > 0
         assert f"127.0.0.1:{port}" in result.stderr.decode()
         # run() returns when the pipe to stderr is closed, which workers would hold open.
@@ -127,8 +132,7 @@ class TestAddresses:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            result = run("worker", "--model", MODEL, "--port", port, "--kv-cache-memory", "64MiB",
-                         timeout=30)
+            result = run("worker", "--model", MODEL, "--port", port, "--kv-cache-memory", "64MiB")
         assert result.returncode > 0
         assert f"{port}" in result.stderr.decode()
 
@@ -344,7 +348,7 @@ class TestChat:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
             for scheme in ("http", "grpc"):
-                refused_status = run("chat", f"{scheme}://127.0.0.1:{port}", "-m", "x", timeout=30)
+                refused_status = run("chat", f"{scheme}://127.0.0.1:{port}", "-m", "x")
                 assert refused_status.returncode == 1, refused_status
                 assert refused_status.stderr
 
@@ -398,15 +402,15 @@ class TestPermission:
                 file.write(b"GGUF")
             os.chmod(path, 0)
             options = {}
-            command = [binary(), "generate", path, "-p", "x"]
+            args = [binary(), "generate", path, "-p", "x"]
             if os.getuid() == 0:  # root may read everything: become somebody else, with a copy
                 os.chmod(folder, 0o755)
                 copy = os.path.join(folder, "paceline")
                 with open(binary(), "rb") as source, open(copy, "wb") as target:
                     target.write(source.read())
                 os.chmod(copy, os.stat(copy).st_mode | stat.S_IXOTH | stat.S_IROTH | stat.S_IXUSR)
-                command[0] = copy
+                args[0] = copy
                 options = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            result = subprocess.run(command, capture_output=True, timeout=30, env=environment(),
+            result = subprocess.run(args, capture_output=True, timeout=30, env=environment(),
                                     cwd="/", **options)
             refused(result, 2, path, "ermission")

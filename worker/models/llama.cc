@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/embedding/embed.h"
-#include "kernels/gemm/two_term.h"
 #include "kernels/norm/rms_norm.h"
 #include "proto/support/status_macros.h"
 #include "worker/layers/attention.h"
@@ -95,6 +94,7 @@ class Llama final : public CausalLm {
 
   // Shared by all layers, [max_batch_tokens, …].
   FloatRows hidden_;
+  FloatRows normed_;  // input of attention
   FloatRows qkv_;
   FloatRows attention_output_;
   FloatRows gate_up_;
@@ -109,10 +109,11 @@ absl::Status Llama::LoadWeights(WeightLoader& loader) {
   RETURN_IF_ERROR(LoadRope(loader));
   // The head is the embedding table unless the file brings one of its own.
   if (config_.tied_embeddings) {
-    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"token_embd"}, options_.compute));
+    ASSIGN_OR_RETURN(head_,
+                     Linear::Load(loader, {"token_embd"}, options_.compute, InputTerms::kTwo));
   } else {
     ASSIGN_OR_RETURN(embedding_, Linear::Load(loader, {"token_embd"}, options_.compute));
-    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"output"}, options_.compute));
+    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"output"}, options_.compute, InputTerms::kTwo));
   }
   ASSIGN_OR_RETURN(output_norm_, loader.Vector("output_norm.weight"));
   const AttentionSizes sizes{.num_heads = config_.num_heads,
@@ -153,6 +154,7 @@ absl::Status Llama::AllocateScratch() {
   const int64_t q_size = int64_t{config_.num_heads} * config_.head_dim;
   const int64_t kv_size = int64_t{config_.num_kv_heads} * config_.head_dim;
   RETURN_IF_ERROR(hidden_.Allocate(rows, config_.hidden_size));
+  RETURN_IF_ERROR(normed_.Allocate(rows, config_.hidden_size));
   RETURN_IF_ERROR(qkv_.Allocate(rows, q_size + 2 * kv_size));
   RETURN_IF_ERROR(attention_output_.Allocate(rows, q_size));
   RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * int64_t{config_.intermediate_size}));
@@ -174,7 +176,8 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
     const DecoderLayer& layer = layers_[i];
     kernels::Activations& attention_input = NormBuffer(layer.attention.input_form());
     RETURN_IF_ERROR(kernels::RmsNorm(
-        context.pool, hidden, layer.attention_norm, config_.rms_norm_eps, attention_input));
+        context.pool, hidden, layer.attention_norm, config_.rms_norm_eps, normed_.view(m)));
+    RETURN_IF_ERROR(layer.attention.QuantizeInput(context, normed_.view(m), attention_input));
     const AttentionScratch attention_scratch{
         .qkv = qkv_.view(m),
         .output = attention_output_.view(m),
@@ -204,18 +207,11 @@ absl::Status Llama::ComputeLogits(const ForwardContext& context,
   const kernels::MutableMatrix gathered = gathered_.view(m);
   RETURN_IF_ERROR(
       kernels::GatherRows(context.pool, hidden_.view(options_.max_batch_tokens), rows, gathered));
-  kernels::Activations& head_input = NormBuffer(head_->form());
-  if (head_->form() == kernels::ActivationForm::kFloat32) {
-    RETURN_IF_ERROR(
-        kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
-    return head_->Forward(context, head_input, /*accumulate=*/false, logits);
-  }
-  // The head's input is worth two terms: it costs next to nothing, and rounding it to one is a
-  // sixth of the whole int8 path's error (docs/decisions/0006-two-term-head.md).
   RETURN_IF_ERROR(
       kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, gathered));
-  RETURN_IF_ERROR(kernels::QuantizeTwoTerm(context.pool, gathered, head_input));
-  return kernels::MatmulTwoTerm(context.pool, head_input, head_->matrix(), logits);
+  kernels::Activations& head_input = NormBuffer(head_->form());
+  RETURN_IF_ERROR(head_->Quantize(context, gathered, head_input));
+  return head_->Forward(context, head_input, /*accumulate=*/false, logits);
 }
 
 }  // namespace

@@ -191,8 +191,9 @@ TEST(EngineTest, PromptLogprobsEqualThoseOfGeneratedTokens) {
 }
 
 TEST(EngineTest, CancelFreesEverything) {
-  EngineHarness engine({.num_blocks = 64});
+  EngineHarness engine({.num_blocks = 512});
   Request request = EngineHarness::MakeRequest("r", EngineHarness::Prompt(100, 1), 400);
+  request.n = 16;  // far longer than it takes the cancellation to arrive
   engine.Submit(request);
   engine.WaitForTokens("r", 5);
   engine.Cancel("r");
