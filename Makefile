@@ -2,6 +2,7 @@
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 PACELINE := build/release/paceline
 VENV := .venv
+space := $(subst ,, )
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build model serve test asan-test bench format
@@ -32,10 +33,12 @@ $(VENV)/ready: tests/requirements.txt | deps
 test: build model $(VENV)/ready ## Run every test: unit, layering, end to end
 	@ctest --test-dir build/release --output-on-failure -j2
 
-asan-test: deps model ## Build with address and undefined-behaviour sanitizers, run the unit tests
+# All unit tests unless ASAN_TARGETS names some.
+asan-test: deps model ## Run the unit tests under address and undefined-behaviour sanitizers
 	@cmake --preset asan >/dev/null
-	@cmake --build --preset asan
-	@ctest --test-dir build/asan --output-on-failure -j2 -L unit
+	@cmake --build --preset asan $(if $(ASAN_TARGETS),--target $(ASAN_TARGETS))
+	@ctest --test-dir build/asan --output-on-failure -j2 -L unit \
+	  $(if $(ASAN_TARGETS),-R '^($(subst $(space),|,$(ASAN_TARGETS)))$$')
 
 bench: build model $(VENV)/ready ## Measure beside llama.cpp (builds it once; about 15 minutes)
 	@$(VENV)/bin/python tests/bench/vs_llama_cpp.py --paceline $(PACELINE) --model $(MODEL)
