@@ -105,7 +105,8 @@ void Dispatcher::PublishStats() {
        .prompt_tokens = queue_.prompt_tokens(),
        .oldest_age_seconds = oldest_ns == 0 ? 0 : static_cast<double>(now_ns - oldest_ns) / 1e9});
   absl::btree_map<std::string, std::pair<int64_t, int64_t>> sums;  // running, waiting
-  for (const auto& [id, model] : catalog_.Get()->by_id) sums[id].second = queue_.num_requests(id);
+  const auto models = catalog_.Get();
+  for (const auto& [id, model] : models->by_id) sums[id].second = queue_.num_requests(id);
   std::set<std::string> seen;
   for (const auto& [key, replica] : fleet_.replicas()) {
     const ReplicaView view = ViewOf(replica);
@@ -190,7 +191,8 @@ std::variant<std::string, ApiError> Dispatcher::Detokenize(const v1::DetokenizeR
 
 std::vector<v1::ModelInfo> Dispatcher::ListModels() {
   std::vector<v1::ModelInfo> infos;
-  for (const auto& [id, model] : catalog_.Get()->by_id) infos.push_back(model->info);
+  const auto models = catalog_.Get();  // a name: in the range itself it would be gone at once
+  for (const auto& [id, model] : models->by_id) infos.push_back(model->info);
   return infos;
 }
 

@@ -23,7 +23,8 @@ void Dispatcher::TryDispatch() {
   is_dispatching_ = true;
   if (!replays_.empty()) DispatchReplays();
   if (queue_.num_requests() > 0) {
-    for (const auto& [model, entry] : catalog_.Get()->by_id) DispatchQueue(model);
+    const auto models = catalog_.Get();
+    for (const auto& [model, entry] : models->by_id) DispatchQueue(model);
   }
   is_dispatching_ = false;
 }

@@ -1,5 +1,9 @@
-// A router core against fake workers over real gRPC sockets and threads.
+// A whole router core with its threads, against fake workers: in memory (what ThreadSanitizer can
+// see whole) and over gRPC sockets.
+#include "router/dispatch/router_core.h"
+
 #include <chrono>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,7 +14,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
-#include "router/dispatch/router_core.h"
 #include "router/fleet/grpc_worker_link.h"
 #include "tests/fakes/fake_worker.h"
 #include "tests/router/dispatch/recording_sink.h"
@@ -18,20 +21,29 @@
 namespace paceline::router {
 namespace {
 
-class GrpcDispatchTest : public testing::Test {
+enum class Transport { kInMemory, kGrpc };
+
+class RouterCoreTest : public testing::TestWithParam<Transport> {
  protected:
   FakeWorker& AddWorker(const std::string& name, const std::string& model = "fake") {
     workers_.push_back(std::make_unique<FakeWorker>(FakeHello(name, model)));
-    servers_.push_back(std::make_unique<FakeWorkerServer>(workers_.back().get()));
+    if (GetParam() == Transport::kGrpc) {
+      servers_.push_back(std::make_unique<FakeWorkerServer>(workers_.back().get()));
+      addresses_.push_back(servers_.back()->address());
+    } else {
+      addresses_.push_back(name + ":1");
+    }
     return *workers_.back();
   }
   void StartCore(size_t models = 1) {
-    std::vector<std::string> addresses;
-    for (const auto& server : servers_) addresses.push_back(server->address());
     RouterCoreOptions options;
-    options.dispatch.fleet.workers = *ParseWorkerAddresses(absl::StrJoin(addresses, ","));
+    options.dispatch.fleet.workers = *ParseWorkerAddresses(absl::StrJoin(addresses_, ","));
     options.dispatch.fleet.router_id = "test";
-    core_ = std::make_unique<RouterCore>(options, GrpcWorkerLinkFactory());
+    std::map<std::string, FakeWorker*> in_memory;
+    for (size_t i = 0; i < workers_.size(); ++i) in_memory[addresses_[i]] = workers_[i].get();
+    core_ = std::make_unique<RouterCore>(
+        options,
+        GetParam() == Transport::kGrpc ? GrpcWorkerLinkFactory() : InMemoryLinks(in_memory));
     Eventually([&] {
       int32_t ready = 0;
       for (const auto& model : core_->service().ListModels()) ready += model.replicas_ready();
@@ -39,7 +51,7 @@ class GrpcDispatchTest : public testing::Test {
     });
     EXPECT_EQ(core_->service().ListModels().size(), models);
   }
-  ~GrpcDispatchTest() override {
+  ~RouterCoreTest() override {
     core_.reset();
     servers_.clear();
   }
@@ -71,10 +83,11 @@ class GrpcDispatchTest : public testing::Test {
 
   std::vector<std::unique_ptr<FakeWorker>> workers_;
   std::vector<std::unique_ptr<FakeWorkerServer>> servers_;
+  std::vector<std::string> addresses_;
   std::unique_ptr<RouterCore> core_;
 };
 
-TEST_F(GrpcDispatchTest, AnswersManyCallsAtOnce) {
+TEST_P(RouterCoreTest, AnswersManyCallsAtOnce) {
   AddWorker("a").StepEvery(500);
   AddWorker("b").StepEvery(500);
   StartCore();
@@ -93,7 +106,7 @@ TEST_F(GrpcDispatchTest, AnswersManyCallsAtOnce) {
   EXPECT_GT(workers_[1]->submits().size(), 0U);
 }
 
-TEST_F(GrpcDispatchTest, AWorkersDeathInMidStreamLeavesNoGap) {
+TEST_P(RouterCoreTest, AWorkersDeathInMidStreamLeavesNoGap) {
   AddWorker("a").StepEvery(1000);
   AddWorker("b").StepEvery(1000);
   StartCore();
@@ -109,7 +122,7 @@ TEST_F(GrpcDispatchTest, AWorkersDeathInMidStreamLeavesNoGap) {
   EXPECT_TRUE(absl::StrContains(core_->metrics().Text(), "paceline_router_failovers_total"));
 }
 
-TEST_F(GrpcDispatchTest, ADeadWorkerIsAttachedAgainWithItsNewEpoch) {
+TEST_P(RouterCoreTest, ADeadWorkerIsAttachedAgainWithItsNewEpoch) {
   FakeWorker& worker = AddWorker("a");
   worker.StepEvery(1000);
   StartCore();
@@ -126,7 +139,7 @@ TEST_F(GrpcDispatchTest, ADeadWorkerIsAttachedAgainWithItsNewEpoch) {
   EXPECT_TRUE(sink->done());
 }
 
-TEST_F(GrpcDispatchTest, CancelReachesTheWorker) {
+TEST_P(RouterCoreTest, CancelReachesTheWorker) {
   FakeWorker& worker = AddWorker("a");
   worker.StepEvery(1000);
   StartCore();
@@ -138,7 +151,7 @@ TEST_F(GrpcDispatchTest, CancelReachesTheWorker) {
   Eventually([&] { return worker.running() == 0; });
 }
 
-TEST_F(GrpcDispatchTest, ServesTwoModels) {
+TEST_P(RouterCoreTest, ServesTwoModels) {
   AddWorker("a", "one").StepEvery(1000);
   AddWorker("b", "two").StepEvery(1000);
   StartCore(2);
@@ -150,7 +163,7 @@ TEST_F(GrpcDispatchTest, ServesTwoModels) {
   EXPECT_EQ(workers_[1]->submits().size(), 1U);
 }
 
-TEST_F(GrpcDispatchTest, CallsStartedAndCancelledFromManyThreadsAllEnd) {
+TEST_P(RouterCoreTest, CallsStartedAndCancelledFromManyThreadsAllEnd) {
   AddWorker("a").StepEvery(500);
   AddWorker("b").StepEvery(500);
   StartCore();
@@ -175,7 +188,7 @@ TEST_F(GrpcDispatchTest, CallsStartedAndCancelledFromManyThreadsAllEnd) {
   Eventually([&] { return workers_[0]->running() + workers_[1]->running() == 0; });
 }
 
-TEST_F(GrpcDispatchTest, StoppingEndsWhatRunsWithAnError) {
+TEST_P(RouterCoreTest, StoppingEndsWhatRunsWithAnError) {
   AddWorker("a").StepEvery(1000);
   StartCore();
   auto [sink, handle] = StartCall("hello", 2000);
@@ -185,6 +198,13 @@ TEST_F(GrpcDispatchTest, StoppingEndsWhatRunsWithAnError) {
   handle->Cancel();  // a handle may outlive the core's loop
   EXPECT_EQ(StartCall("hello", 5).first->error_code(), "draining");
 }
+
+INSTANTIATE_TEST_SUITE_P(Transports,
+                         RouterCoreTest,
+                         testing::Values(Transport::kInMemory, Transport::kGrpc),
+                         [](const auto& info) {
+                           return info.param == Transport::kGrpc ? "Grpc" : "InMemory";
+                         });
 
 }  // namespace
 }  // namespace paceline::router
