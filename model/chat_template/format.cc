@@ -204,10 +204,11 @@ class Formatter {
   bool manual_ = false;
 };
 
-// What "%" takes for a mapping, of which not everything need be used.
-bool IsListOrRange(const Value& value) {
-  return value.IsSeq() &&
-         (value.seq().type == SeqType::kList || value.seq().type == SeqType::kRange);
+// What "%" takes for a mapping, of which not everything need be used: all that has items.
+bool IsMappingForFormat(const Value& value) {
+  return value.IsDict() || value.IsUndefined() ||
+         (value.IsSeq() &&
+          (value.seq().type == SeqType::kList || value.seq().type == SeqType::kRange));
 }
 
 // Reads "%" conversions.
@@ -230,9 +231,8 @@ class PercentFormatter {
       RETURN_IF_ERROR(Conversion(&pos, &out));
       RETURN_IF_ERROR(context_.ChargeText(out.size()));
     }
-    const bool all_used = is_tuple_
-                              ? next_ >= args_.seq().items.size()
-                              : (next_ > 0 || args_.IsDict() || IsListOrRange(args_) || named_);
+    const bool all_used = is_tuple_ ? next_ >= args_.seq().items.size()
+                                    : (next_ > 0 || IsMappingForFormat(args_) || named_);
     if (!all_used) return TemplateError("not all arguments converted during string formatting");
     return context_.heap().Str(std::move(out));
   }

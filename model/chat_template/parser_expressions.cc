@@ -9,7 +9,7 @@
 namespace paceline::model {
 namespace {
 
-// A chain (a + b + …, a.b.c…, a | f | g …) longer than this is refused: its tree would be as deep.
+// Longer chains (a + b + …, a.b.c…, a | f | g …) are refused: their trees are as deep.
 constexpr int kMaxChain = 1000;
 constexpr int kMaxSuffixes = 60;
 
@@ -239,7 +239,7 @@ absl::StatusOr<std::unique_ptr<Arguments>> ParseArguments(TokenStream& s) {
   return args;
 }
 
-// One element between [ and ]: an expression, or begin:end:step (then a kSlice without its object).
+// One element of a subscript: an expression, or begin:end:step (then a kSlice without its object).
 absl::StatusOr<ExprPtr> ParseSubscript(TokenStream& s) {
   ExprPtr slice = Make(ExprType::kSlice, s.line());
   slice->items.resize(3);
@@ -260,8 +260,10 @@ absl::StatusOr<ExprPtr> ParseSubscript(TokenStream& s) {
 absl::StatusOr<ExprPtr> ParseBrackets(TokenStream& s, ExprPtr left) {
   const int line = s.line();
   RETURN_IF_ERROR(s.ExpectOp("["));
-  if (s.IsOp("]")) return s.Fail("expected subscript expression");
-  ASSIGN_OR_RETURN(ExprPtr index, ParseSubscript(s));
+  ExprPtr index = Make(ExprType::kTuple, line);  // a[] is a[()]
+  if (!s.IsOp("]")) {
+    ASSIGN_OR_RETURN(index, ParseSubscript(s));
+  }
   if (s.IsOp(",")) {
     ExprPtr tuple = Make(ExprType::kTuple, line);
     tuple->items.push_back(std::move(index));
@@ -411,9 +413,9 @@ absl::StatusOr<ExprPtr> ParseTuple(TokenStream& s,
 absl::StatusOr<ExprPtr> ParsePrimary(TokenStream& s) {
   const int line = s.line();
   const Token& token = s.current();
+  ExprPtr node;
   switch (token.type) {
     case TokenType::kName: {
-      ExprPtr node;
       if (token.text == "true" || token.text == "True") {
         node = MakeConstant(Value::Bool(true), line);
       } else if (token.text == "false" || token.text == "False") {
@@ -432,9 +434,9 @@ absl::StatusOr<ExprPtr> ParsePrimary(TokenStream& s) {
       return ParseStrings(s);
     case TokenType::kInt:
     case TokenType::kFloat: {
-      ExprPtr node = MakeConstant(token.type == TokenType::kInt ? Value::Int(token.int_value)
-                                                                : Value::Float(token.float_value),
-                                  line);
+      node = MakeConstant(token.type == TokenType::kInt ? Value::Int(token.int_value)
+                                                        : Value::Float(token.float_value),
+                          line);
       s.Next();
       return node;
     }
@@ -442,7 +444,7 @@ absl::StatusOr<ExprPtr> ParsePrimary(TokenStream& s) {
       break;
   }
   if (s.SkipOp("(")) {
-    ASSIGN_OR_RETURN(ExprPtr node, ParseTuple(s, true, {}, true));
+    ASSIGN_OR_RETURN(node, ParseTuple(s, true, {}, true));
     RETURN_IF_ERROR(s.ExpectOp(")"));
     return node;
   }
