@@ -1,4 +1,6 @@
 #include <chrono>
+#include <cstdint>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -94,7 +96,7 @@ class HttpChatClient final : public ChatClient {
 
     beast::flat_buffer buffer;
     http::response_parser<http::buffer_body> parser;
-    parser.body_limit(boost::none);
+    parser.body_limit(std::numeric_limits<uint64_t>::max());  // none refuses every length
     http::read_header(stream, buffer, parser, error);
     if (error) return absl::UnavailableError(absl::StrCat("no answer: ", error.message()));
 

@@ -237,6 +237,7 @@ absl::Status Generator::RunFile() {
 }
 
 absl::Status Run(const GenerateOptions& options) {
+  RETURN_IF_ERROR(CheckEngineOptions(options.engine));
   if (options.prompts.empty() == options.input.empty()) {
     return absl::InvalidArgumentError("generate: give either -p TEXT or -f FILE");
   }

@@ -57,7 +57,26 @@ std::string ModelNameFromPath(const std::string& path) {
   return file.extension() == ".gguf" ? file.stem().string() : file.filename().string();
 }
 
+absl::Status CheckModelPath(const std::string& path) {
+  if (path.empty()) {
+    return absl::InvalidArgumentError("MODEL (or --model): give the path of a GGUF file");
+  }
+  if (absl::StartsWith(path, "hf://")) {
+    return absl::InvalidArgumentError(
+        "MODEL: hf:// is not supported yet; give the path of a GGUF file");
+  }
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("MODEL: ",
+                     path,
+                     " is a directory; model directories are not supported yet, give a GGUF file"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckEngineOptions(const EngineOptions& options) {
+  RETURN_IF_ERROR(CheckModelPath(options.model));
   if (options.tensor_parallel_size != 1) {
     return absl::InvalidArgumentError("--tensor-parallel-size: only 1 is supported yet");
   }
@@ -69,17 +88,6 @@ absl::Status CheckEngineOptions(const EngineOptions& options) {
                                                    options.max_num_batched_tokens,
                                                    " is below --max-num-seqs ",
                                                    options.max_num_seqs));
-  }
-  if (absl::StartsWith(options.model, "hf://")) {
-    return absl::InvalidArgumentError(
-        "MODEL: hf:// is not supported yet; give the path of a GGUF file");
-  }
-  std::error_code error;
-  if (std::filesystem::is_directory(options.model, error)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("MODEL: ",
-                     options.model,
-                     " is a directory; model directories are not supported yet, give a GGUF file"));
   }
   return absl::OkStatus();
 }
@@ -132,6 +140,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   if (!options.kv_cache_memory.empty()) {
     kv_bytes = ParseBytes(options.kv_cache_memory);
     kv_reason = "as --kv-cache-memory says";
+    ASSIGN_OR_RETURN(const worker::HostMemory memory, worker::ReadHostMemory());
+    if (kv_bytes < block_bytes || kv_bytes > memory.TotalBytes()) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--kv-cache-memory: %d bytes; give at least one block of 32 tokens (%d) and "
+          "at most this machine's memory (%d)",
+          kv_bytes,
+          block_bytes,
+          memory.TotalBytes()));
+    }
   } else {
     ASSIGN_OR_RETURN(const worker::KvCacheSize size,
                      worker::SuggestKvCacheBytes({.model_bytes = file.file_bytes(),

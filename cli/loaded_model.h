@@ -56,8 +56,11 @@ class LoadedModel {
 // "models/SmolLM2-135M.Q4_1.gguf" → "SmolLM2-135M.Q4_1".
 std::string ModelNameFromPath(const std::string& path);
 
-// Refuses what this build cannot do (parallel sizes over 1, hf:// and directories) with the
-// option's name. InvalidArgument.
+// Refuses no path, hf:// and directories. InvalidArgument.
+absl::Status CheckModelPath(const std::string& path);
+
+// The same, and what this build cannot do (parallel sizes over 1), with the option's name.
+// InvalidArgument.
 absl::Status CheckEngineOptions(const EngineOptions& options);
 
 }  // namespace paceline::cli

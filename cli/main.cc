@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "cli/commands.h"
 #include "cli/config_file.h"
@@ -14,19 +15,28 @@ namespace paceline::cli {
 
 namespace {
 
-CLI::Option* AddModel(CLI::App& command, std::string& model, bool positional) {
+// Not required(): CLI11 would ask for --model where the usage says MODEL. CheckModelPath() asks.
+void AddModel(CLI::App& command, std::string& model, bool positional) {
   constexpr char kHelp[] = "Path of a GGUF file";
   CLI::Option* option =
       positional ? command.add_option("model,--model", model, kHelp)->option_text("MODEL")
                  : command.add_option("--model", model, kHelp)->option_text("MODEL");
-  return option->envname("PACELINE_MODEL")->required();
+  option->envname("PACELINE_MODEL");
 }
 
 void AddSampling(CLI::App& command, int32_t& max_tokens, double& temperature) {
   command.add_option("--max-tokens", max_tokens, "Tokens to generate at most")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  command.add_option("--temperature", temperature, "0 is greedy")->check(CLI::Range(0.0, 100.0));
+  // Not CLI::Range, which lets NaN through.
+  const CLI::Validator range(
+      [](std::string& text) {
+        double value = 0;
+        const bool is_good = absl::SimpleAtod(text, &value) && value >= 0 && value <= 100;
+        return is_good ? std::string() : absl::StrCat("not within 0 to 100: ", text);
+      },
+      "FLOAT in [0 - 100]");
+  command.add_option("--temperature", temperature, "0 is greedy")->check(range);
 }
 
 // -tp and -pp, as other engines spell them: more than one letter behind one dash.
@@ -154,6 +164,12 @@ int Main(int argc, char** argv) {
   CLI::App* version_command = app.add_subcommand("version", "Print the version");
   CLI::App* help_command = app.add_subcommand("help", "Print this help");
 
+  // CLI11 would only say that a sub-command is required.
+  const auto is_asked_for = [&](const CLI::App* command) { return command->check_name(argv[1]); };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_asked_for).empty()) {
+    return Fail(absl::InvalidArgumentError(
+        absl::StrCat("unknown command '", argv[1], "'; `paceline help` lists them")));
+  }
   absl::StatusOr<std::vector<std::string>> arguments = WithConfigFile(Arguments(argc, argv));
   if (!arguments.ok()) return Fail(arguments.status());
   std::reverse(arguments->begin(), arguments->end());  // as CLI11 takes them
@@ -174,7 +190,12 @@ int Main(int argc, char** argv) {
   if (tokenize_command->parsed()) return RunTokenize(tokenize);
   if (bench_command->parsed()) return RunBench(bench, quiet);
   if (version_command->parsed()) return RunVersion();
-  if (help_command->parsed()) std::fputs(app.help().c_str(), stdout);
+  // App::help() would be about the sub-command that was called.
+  if (help_command->parsed()) {
+    const std::string help =
+        app.get_formatter()->make_help(&app, app.get_name(), CLI::AppFormatMode::Normal);
+    std::fputs(help.c_str(), stdout);
+  }
   return 0;
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/commands.h"
+#include "cli/loaded_model.h"
 #include "model/chat_template/chat_template.h"
 #include "model/gguf/gguf_file.h"
 #include "model/tokenizer/tokenizer.h"
@@ -107,6 +108,7 @@ absl::StatusOr<std::unique_ptr<model::ChatTemplate>> LoadTemplate(
 }
 
 absl::Status Run(const TokenizeOptions& options) {
+  RETURN_IF_ERROR(CheckModelPath(options.model));
   if (options.jsonl && options.chat) {
     return absl::InvalidArgumentError("--jsonl and --chat exclude each other");
   }
