@@ -174,7 +174,7 @@ bool RequestReader::HasOneLongContentLength() const {
     return false;
   }
   const size_t begin = head.find_first_not_of(" \t", at + kName.size());
-  const size_t end = head.find_first_of(" \t\r", begin);
+  const size_t end = head.find_last_not_of(" \t", head.find('\r', at) - 1) + 1;
   return begin < end && head.find_first_not_of("0123456789", begin) >= end;
 }
 
@@ -230,8 +230,13 @@ bool RequestReader::IsChunkHeaderStart(std::string_view rest) const {
 }
 
 size_t RequestReader::FeedBody(std::string_view data) {
+  constexpr size_t kShortestChunked = 5;  // 0 CRLF CRLF; Beast 1.74 asserts that it is all there
   auto& parser = parser_->parser;
   size_t consumed = 0;
+  if (parser.chunked() && !parser_->has_chunks && data.size() < kShortestChunked) {
+    if (!IsChunkHeaderStart(data)) Fail(400);
+    return 0;
+  }
   while (consumed < data.size()) {
     error_code error;
     const size_t count =

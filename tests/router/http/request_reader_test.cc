@@ -106,6 +106,8 @@ std::vector<BadInput> BadInputs() {
       {"negative length", Post("Content-Length: -1\r\n"), 400},
       {"signed length", Post("Content-Length: +5\r\n"), 400},
       {"list of lengths", Post("Content-Length: 5,5\r\n"), 400},
+      {"lengths with a space between", Post("Content-Length: 5 5\r\n"), 400},
+      {"length 2^64 and a space", Post("Content-Length: 18446744073709551616 \r\n"), 413},
       {"two lengths", Post("Content-Length: 5\r\nContent-Length: 6\r\n"), 400},
       {"twice the same length", Post("Content-Length: 5\r\nContent-Length: 5\r\n"), 400},
       {"empty length", Post("Content-Length: \r\n"), 400},
@@ -183,6 +185,8 @@ TEST(RequestReaderTest, TheResultDoesNotDependOnTheCuts) {
   std::vector<std::string> inputs = {
       Get() + Get() + Post("Content-Length: 3\r\n", "abc") + Get(),
       Chunked("2\r\nab\r\n1;x=\"y\"\r\nc\r\n0\r\nTrailer: t\r\n\r\n") + Get(),
+      Chunked("0\r\n\r\n") + Get(),
+      Chunked("0\r\nTrailer: t\r\n\r\n") + Get(),
       Chunked("A\r\n0123456789\r\n0\r\n\r\n") + "\r\n" + Get("Connection: close\r\n"),
   };
   for (const BadInput& bad : BadInputs()) {

@@ -125,7 +125,8 @@ TEST(ParseJsonTest, BoundsWhatADocumentCosts) {
 
 TEST(JsonWriterTest, WritesWhatAParserReadsBack) {
   std::string out;
-  const std::string text("quote\" back\\ \n\r\t\x01\x7f nul\0 \xC3\xA9 \xF0\x9F\x98\x80", 34);
+  std::string text = "quote\" back\\ \n\r\t\x01\x7f \xC3\xA9 \xF0\x9F\x98\x80";
+  text.push_back('\0');
   JsonWriter writer(&out);
   writer.BeginObject().Key("k\"").String(text).Key("i").Int(INT64_MIN);
   writer.Key("a").BeginArray().Float(-0.1F).Null().Bool(true).BeginObject().EndObject().EndArray();
