@@ -92,6 +92,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(0, 65535))
       ->envname("PACELINE_PORT")
       ->capture_default_str();
+  AddOperatorHost(*worker_command, worker.operator_host);
   worker_command
       ->add_option("--operator-port",
                    worker.operator_port,

@@ -86,6 +86,10 @@ void AddLogOptions(CLI::App& app, LogOptions& options) {
   Add(app, "log-format", options.format, "How to log")->check(CLI::IsMember({"text", "json"}));
 }
 
+void AddOperatorHost(CLI::App& app, std::string& host) {
+  Add(app, "operator-host", host, "Address of the ports for operators");
+}
+
 void AddEngineOptions(CLI::App& app, EngineOptions& options) {
   Add(app,
       "served-model-name",
@@ -132,10 +136,16 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
   Add(app, "host", options.host, "Address to listen on");
   Add(app, "port", options.port, "HTTP port (0: a free one)")->check(Port());
   Add(app, "grpc-port", options.grpc_port, "gRPC port (0: a free one)")->check(Port());
-  Add(app, "operator-port", options.operator_port, "Port of /metrics and the status page")
-      ->check(Port());
   Add(app, "api-key", options.api_keys, "Keys that clients must show; default: none needed")
       ->envname("PACELINE_API_KEY");
+  AddOperatorHost(app, options.operator_host);
+  Add(app, "operator-port", options.operator_port, "Port of /metrics and the status page")
+      ->check(Port());
+  app.add_option(
+         "--admin-port", options.admin_port, "Port of the gRPC Admin service; default: none")
+      ->check(Port())
+      ->envname("PACELINE_ADMIN_PORT");
+  Add(app, "admin-key", options.admin_keys, "Keys that the Admin service asks for");
   Add(app, "balance", options.balance, "How to pick a replica")
       ->check(CLI::IsMember({"prefix", "least_loaded", "power_of_two", "round_robin", "session"}));
   Add(app, "max-queued-requests", options.max_queued_requests, "Requests that may wait")

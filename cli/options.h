@@ -38,6 +38,7 @@ struct WorkerOptions {
   EngineOptions engine;
   std::string host = "127.0.0.1";
   int32_t port = 50061;
+  std::string operator_host = "127.0.0.1";
   int32_t operator_port = -1;  // metrics and health; -1: none
   int32_t lease_ms = 2000;
   bool vllm_metrics = true;
@@ -49,8 +50,11 @@ struct RouterOptions {
   std::string host = "127.0.0.1";
   int32_t port = 8000;
   int32_t grpc_port = 50051;
-  int32_t operator_port = 8002;
   std::vector<std::string> api_keys;
+  std::string operator_host = "127.0.0.1";  // of the next two
+  int32_t operator_port = 8002;             // metrics and status page
+  int32_t admin_port = -1;                  // gRPC Admin; -1: none
+  std::vector<std::string> admin_keys;
   std::string balance = "prefix";
   int32_t max_queued_requests = 1024;
   int64_t max_queued_tokens = 1 << 20;
@@ -104,6 +108,7 @@ struct BenchOptions {
 
 // Adds the options of a process to its sub-command.
 void AddLogOptions(CLI::App& app, LogOptions& options);
+void AddOperatorHost(CLI::App& app, std::string& host);
 void AddEngineOptions(CLI::App& app, EngineOptions& options);
 void AddWorkerOptions(CLI::App& app, WorkerOptions& options);
 void AddRouterOptions(CLI::App& app, RouterOptions& options);

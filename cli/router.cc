@@ -21,11 +21,15 @@ absl::Status Run(const RouterOptions& options) {
   }
   ASSIGN_OR_RETURN(const auto core, StartRouterCore(options, router::GrpcWorkerLinkFactory()));
   ASSIGN_OR_RETURN(const auto servers, RouterServers::Start(options, *core));
-  spdlog::info("http://{0}:{1}  grpc://{0}:{2}  operator http://{0}:{3}",
+  spdlog::info("http://{0}:{1}  grpc://{0}:{2}  operator http://{3}:{4}",
                options.host,
                servers->http_port(),
                servers->grpc_port(),
+               options.operator_host,
                servers->operator_port());
+  if (servers->admin_port() >= 0) {
+    spdlog::info("admin grpc://{}:{}", options.operator_host, servers->admin_port());
+  }
   for (;;) {
     const std::optional<int> signal = WaitForSignal(std::chrono::seconds(3600));
     if (signal.has_value() && *signal != SIGCHLD) break;

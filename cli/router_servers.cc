@@ -1,8 +1,13 @@
 #include "cli/router_servers.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+#include <functional>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "cli/version.h"
 #include "proto/support/clock.h"
 #include "proto/support/status_macros.h"
@@ -19,17 +24,26 @@ router::Authenticate MakeAuthenticate(const router::ApiKeys& keys) {
   };
 }
 
+absl::StatusOr<router::ApiKeys> ParseKeys(const char* option,
+                                          const std::vector<std::string>& specs) {
+  absl::StatusOr<router::ApiKeys> keys = router::ApiKeys::Parse(specs);
+  if (keys.ok()) return keys;
+  return absl::InvalidArgumentError(absl::StrCat(option, ": ", keys.status().message()));
+}
+
+bool IsLoopback(const std::string& host) {
+  in_addr v4{};
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  return host == "localhost" || host == "::1";
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const RouterOptions& options,
                                                                     router::RouterCore& core) {
   auto servers = std::unique_ptr<RouterServers>(new RouterServers(core));
   servers->started_ns_ = SteadyClock::Get().NowNs();
-  absl::StatusOr<router::ApiKeys> keys = router::ApiKeys::Parse(options.api_keys);
-  if (!keys.ok()) {
-    return absl::InvalidArgumentError("--api-key: " + std::string(keys.status().message()));
-  }
-  servers->keys_ = *std::move(keys);
+  ASSIGN_OR_RETURN(servers->keys_, ParseKeys("--api-key", options.api_keys));
   const router::Authenticate authenticate = MakeAuthenticate(servers->keys_);
 
   servers->api_handler_ = std::make_unique<router::ApiHandler>(
@@ -42,26 +56,51 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
   servers->operator_handler_ = std::make_unique<router::OperatorHandler>(
       router::OperatorHandler::Options{.metrics_text = [&core] { return core.metrics().Text(); },
                                        .status = [raw = servers.get()] { return raw->Status(); },
-                                       .authenticate = nullptr,
                                        .version = kVersion});
 
   router::HttpServer::Options http;
   http.host = options.host;
   http.port = static_cast<uint16_t>(options.port);
   servers->http_ = std::make_unique<router::HttpServer>(http, servers->api_handler_.get());
+  http.host = options.operator_host;
   http.port = static_cast<uint16_t>(options.operator_port);
   http.num_threads = 1;
   servers->operator_ = std::make_unique<router::HttpServer>(http, servers->operator_handler_.get());
   servers->grpc_ = std::make_unique<router::GrpcServer>(
-      router::GrpcServer::Options{.host = options.host,
-                                  .port = static_cast<uint16_t>(options.grpc_port)},
+      router::ListenerOptions{.host = options.host,
+                              .port = static_cast<uint16_t>(options.grpc_port)},
       &core.service(),
       &core.text_threads(),
       authenticate);
+  RETURN_IF_ERROR(servers->MakeAdmin(options));
   RETURN_IF_ERROR(servers->operator_->Start());
+  if (servers->admin_ != nullptr) RETURN_IF_ERROR(servers->admin_->Start());
   RETURN_IF_ERROR(servers->grpc_->Start());
   RETURN_IF_ERROR(servers->http_->Start());
   return servers;
+}
+
+absl::Status RouterServers::MakeAdmin(const RouterOptions& options) {
+  ASSIGN_OR_RETURN(admin_keys_, ParseKeys("--admin-key", options.admin_keys));
+  if (options.admin_port < 0) {
+    if (!admin_keys_.required()) return absl::OkStatus();
+    return absl::InvalidArgumentError("--admin-key: needs --admin-port");
+  }
+  if (!admin_keys_.required() && !IsLoopback(options.operator_host)) {
+    return absl::InvalidArgumentError(absl::StrCat("--admin-port: --operator-host ",
+                                                   options.operator_host,
+                                                   " is not loopback, so --admin-key is needed"));
+  }
+  router::Dispatcher& core = core_.dispatcher();
+  admin_ = std::make_unique<router::AdminServer>(
+      router::ListenerOptions{.host = options.operator_host,
+                              .port = static_cast<uint16_t>(options.admin_port)},
+      router::AdminService::Options{
+          .list_replicas = [&core] { return core.Replicas(); },
+          .drain_replica = std::bind_front(&router::Dispatcher::DrainReplica, &core),
+          .flush_prefix_cache = std::bind_front(&router::Dispatcher::FlushPrefixCache, &core),
+          .authenticate = MakeAuthenticate(admin_keys_)});
+  return absl::OkStatus();
 }
 
 router::StatusSnapshot RouterServers::Status() {
@@ -85,6 +124,7 @@ void RouterServers::Stop(std::chrono::milliseconds grace) {
   grpc_->Stop(kFlush);
   http.join();
   operator_->Stop(std::chrono::milliseconds(0));
+  if (admin_ != nullptr) admin_->Stop(kFlush);
 }
 
 RouterServers::~RouterServers() = default;

@@ -1,5 +1,5 @@
-// A router's listeners around its core: HTTP, gRPC, operator port. Owned by the command; Start and
-// Stop from one thread.
+// A router's listeners around its core: HTTP, gRPC, operator port, Admin. Owned by the command;
+// Start and Stop from one thread.
 #ifndef PACELINE_CLI_ROUTER_SERVERS_H_
 #define PACELINE_CLI_ROUTER_SERVERS_H_
 
@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "cli/options.h"
 #include "cli/router_core.h"
-#include "router/grpc/admin_service.h"
+#include "router/grpc/admin_server.h"
 #include "router/grpc/grpc_server.h"
 #include "router/http/api_handler.h"
 #include "router/http/http_server.h"
@@ -32,20 +32,25 @@ class RouterServers {
   int http_port() const { return http_->port(); }
   int grpc_port() const { return grpc_->port(); }
   int operator_port() const { return operator_->port(); }
+  // -1: there is none.
+  int admin_port() const { return admin_ == nullptr ? -1 : admin_->port(); }
 
  private:
   explicit RouterServers(router::RouterCore& core) : core_(core) {}
 
+  absl::Status MakeAdmin(const RouterOptions& options);
   router::StatusSnapshot Status();
 
   router::RouterCore& core_;
   router::ApiKeys keys_;
+  router::ApiKeys admin_keys_;
   int64_t started_ns_ = 0;
   std::unique_ptr<router::ApiHandler> api_handler_;
   std::unique_ptr<router::OperatorHandler> operator_handler_;
   std::unique_ptr<router::HttpServer> http_;
   std::unique_ptr<router::HttpServer> operator_;
   std::unique_ptr<router::GrpcServer> grpc_;
+  std::unique_ptr<router::AdminServer> admin_;  // null: none
 };
 
 }  // namespace paceline::cli

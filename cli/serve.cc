@@ -76,6 +76,9 @@ int CountReady(router::Dispatcher& service) {
 
 void PrintWelcome(const RouterOptions& options, const RouterServers& servers, int64_t load_ms) {
   const std::string base = absl::StrCat("http://", options.host, ":", servers.http_port());
+  if (servers.admin_port() >= 0) {
+    spdlog::info("admin grpc://{}:{}", options.operator_host, servers.admin_port());
+  }
   const std::string key = options.api_keys.empty() ? "" : " -H 'Authorization: Bearer YOUR_KEY'";
   absl::FPrintF(stderr,
                 "Ready after %.1f s.\n"
@@ -89,7 +92,7 @@ void PrintWelcome(const RouterOptions& options, const RouterServers& servers, in
                 base,
                 options.host,
                 servers.grpc_port(),
-                options.host,
+                options.operator_host,
                 servers.operator_port(),
                 base,
                 key);

@@ -80,12 +80,12 @@ absl::Status Run(const WorkerOptions& options) {
   if (options.operator_port >= 0) {
     handler = std::make_unique<WorkerStatusHandler>(*model, options.lease_ms);
     router::HttpServer::Options http;
-    http.host = options.host;
+    http.host = options.operator_host;
     http.port = static_cast<uint16_t>(options.operator_port);
     http.num_threads = 1;
     status_server = std::make_unique<router::HttpServer>(http, handler.get());
     if (absl::Status status = status_server->Start(); !status.ok()) return status;
-    spdlog::info("metrics on http://{}:{}/metrics", options.host, status_server->port());
+    spdlog::info("metrics on http://{}:{}/metrics", options.operator_host, status_server->port());
   }
   auto server = worker::WorkerServer::Start({.host = options.host, .port = options.port},
                                             model->engine(),

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -25,6 +26,8 @@
 
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "router/admission/fair_queue.h"
 #include "router/admission/rates.h"
 #include "router/balance/balance.h"
@@ -82,8 +85,15 @@ class Dispatcher final : public Service, private FleetListener {
   bool Drained() const { return is_draining_ && live_calls_ == 0; }
   // Ends every call with 503 draining. Loop thread.
   void FailAll();
-  // For Admin.ListReplicas; at most a quarter of a second old.
+
+  // For Admin, any thread. `done` runs on the loop; it is destroyed uncalled if the loop has
+  // stopped. At most a quarter of a second old:
   std::vector<v1::ReplicaInfo> Replicas() const;
+  // See Fleet::Drain.
+  void DrainReplica(std::string name, bool is_drained, std::function<void(absl::Status)> done);
+  // Of all attached replicas of `model` (empty: of any); gives their number. NotFound: there was
+  // never such a model.
+  void FlushPrefixCache(std::string model, std::function<void(absl::StatusOr<int32_t>)> done);
 
   // What the status page shows; at most a quarter of a second old.
   struct Activity {

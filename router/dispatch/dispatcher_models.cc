@@ -146,6 +146,32 @@ void Dispatcher::PublishStats() {
   stats_timer_ = loop_->RunAt(now_ns + kStatsIntervalNs, [this] { PublishStats(); });
 }
 
+void Dispatcher::DrainReplica(std::string name,
+                              bool is_drained,
+                              std::function<void(absl::Status)> done) {
+  loop_->Post([this, name = std::move(name), is_drained, done = std::move(done)] {
+    done(fleet_.Drain(name, is_drained));
+  });
+}
+
+void Dispatcher::FlushPrefixCache(std::string model,
+                                  std::function<void(absl::StatusOr<int32_t>)> done) {
+  loop_->Post([this, model = std::move(model), done = std::move(done)] {
+    if (!model.empty() && !catalog_.Get()->by_id.contains(model)) {
+      return done(absl::NotFoundError("No replica of this server serves that model"));
+    }
+    int32_t count = 0;
+    for (const auto& [key, replica] : fleet_.replicas()) {
+      if (!replica.attached() || (!model.empty() && replica.hello.model_id() != model)) continue;
+      v1::RouterMessage message;
+      message.mutable_flush_prefix_cache();
+      fleet_.Send(key, std::move(message));
+      ++count;
+    }
+    done(count);
+  });
+}
+
 std::variant<TokenizeResult, ApiError> Dispatcher::Tokenize(const v1::TokenizeRequest& request) {
   auto found = catalog_.Get()->Find(request.model());
   if (auto* error = std::get_if<ApiError>(&found)) return std::move(*error);

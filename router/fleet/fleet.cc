@@ -183,6 +183,7 @@ void Fleet::OnHello(Replica& replica, v1::WorkerHello hello) {
     return;
   }
   replica.min_epoch = hello.epoch();
+  if (hello.epoch() != replica.hello.epoch()) replica.is_drained = false;
   replica.hello = std::move(hello);
   replica.load.Clear();
   replica.load.set_free_blocks(replica.hello.num_blocks());
@@ -249,8 +250,9 @@ void Fleet::OnTokenizer(int32_t key,
 }
 
 void Fleet::MakeReady(Replica& replica) {
-  replica.state = ReplicaState::kReady;
   replica.backoff_ms = options_.reconnect_min_ms;
+  if (replica.is_drained) return MakeDraining(replica);
+  replica.state = ReplicaState::kReady;
   replica.progress_ns = loop_->clock().NowNs();
   spdlog::info("replica {} at {} is ready: model {}, epoch {}",
                replica.hello.replica_id(),
@@ -258,6 +260,33 @@ void Fleet::MakeReady(Replica& replica) {
                replica.hello.model_id(),
                replica.hello.epoch());
   listener_->OnReplicaUp(replica);
+}
+
+void Fleet::MakeDraining(Replica& replica) {
+  replica.state = ReplicaState::kDraining;
+  spdlog::info("replica {} at {} gets no new requests: it is drained",
+               replica.hello.replica_id(),
+               replica.address);
+  listener_->OnReplicaDown(replica, /*is_lost=*/false, absl::UnavailableError("it is drained"));
+}
+
+absl::Status Fleet::Drain(const std::string& name, bool is_drained) {
+  Replica* found = nullptr;
+  for (auto& [key, replica] : replicas_) {
+    if (!replica.attached() || (replica.hello.replica_id() != name && replica.address != name)) {
+      continue;
+    }
+    if (found != nullptr) {
+      return absl::InvalidArgumentError("Several replicas have that id: name one by its address");
+    }
+    found = &replica;
+  }
+  if (found == nullptr) return absl::NotFoundError("No attached replica has that id or address");
+  found->is_drained = is_drained;
+  const bool is_draining = found->state == ReplicaState::kDraining;
+  if (found->state == ReplicaState::kLoading || is_drained == is_draining) return absl::OkStatus();
+  is_drained ? MakeDraining(*found) : MakeReady(*found);
+  return absl::OkStatus();
 }
 
 FleetSnapshot Fleet::Snapshot(const std::string& model) const {
@@ -314,6 +343,7 @@ std::vector<v1::ReplicaInfo> Fleet::Describe() const {
     info.set_waiting(replica.load.waiting());
     info.set_free_blocks(replica.load.free_blocks());
     info.set_total_blocks(replica.load.total_blocks());
+    info.set_numerics(replica.hello.numerics());
   }
   return infos;
 }

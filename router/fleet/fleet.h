@@ -3,9 +3,9 @@
 // about requests beyond their footprint. Owned by Dispatcher; the router's loop thread only, except
 // where said.
 //
-// A replica's life: connecting → (hello) loading → (tokenizer) ready ↔ stalled → (closed, or silent
-// for its lease) lost → back-off → connecting. While ready or stalled its frames reach the
-// listener; after OnReplicaDown nothing of that attachment does, whenever it arrives.
+// A replica's life: connecting → (hello) loading → (tokenizer) ready ↔ stalled or draining →
+// (closed, or silent for its lease) lost → back-off → connecting. From ready on its frames reach
+// the listener; once it is lost nothing of that attachment does, whenever it arrives.
 #ifndef PACELINE_ROUTER_FLEET_FLEET_H_
 #define PACELINE_ROUTER_FLEET_FLEET_H_
 
@@ -93,6 +93,11 @@ class Fleet {
   // a fleet has few.
   std::shared_ptr<const v1::TokenizerBundle> Tokenizer(const std::string& digest) const;
 
+  // No new requests for the attached replica with this id or address, or (not `is_drained`) some
+  // again. Holds for its epoch, also when the link breaks. NotFound; InvalidArgument when several
+  // have that id.
+  absl::Status Drain(const std::string& name, bool is_drained);
+
   // For Admin.ListReplicas.
   std::vector<v1::ReplicaInfo> Describe() const;
 
@@ -111,6 +116,7 @@ class Fleet {
                    const std::string& digest,
                    absl::StatusOr<v1::TokenizerBundle> bundle);
   void MakeReady(Replica& replica);
+  void MakeDraining(Replica& replica);
   void Resolve();
   void OnResolved(absl::StatusOr<std::vector<std::string>> addresses);
 

@@ -35,6 +35,8 @@ std::string ReplicaStateName(ReplicaState state) {
       return "ready";
     case ReplicaState::kStalled:
       return "stalled";
+    case ReplicaState::kDraining:
+      return "draining";
     case ReplicaState::kLost:
       return "lost";
   }

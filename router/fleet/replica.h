@@ -18,8 +18,9 @@ enum class ReplicaState {
   kConnecting,  // no valid WorkerHello yet
   kLoading,     // hello came, the tokenizer did not yet
   kReady,
-  kStalled,  // has work, beats, but its step counter stands still: gets no new requests
-  kLost,     // waits for its next attempt to attach
+  kStalled,   // has work, beats, but its step counter stands still: gets no new requests
+  kDraining,  // an operator wants it empty: gets no new requests
+  kLost,      // waits for its next attempt to attach
 };
 
 // "connecting", "loading", …: for admin and metrics.
@@ -30,6 +31,7 @@ struct Replica {
   std::string address;
   ReplicaState state = ReplicaState::kLost;
   bool is_removed = false;  // its name no longer resolves to this address; goes when it is lost
+  bool is_drained = false;  // by an operator, for this epoch
 
   std::unique_ptr<WorkerLink> link;
   uint64_t attachment = 0;  // counts links; events of an older one are dropped
@@ -48,7 +50,7 @@ struct Replica {
 
   bool attached() const {
     return state == ReplicaState::kLoading || state == ReplicaState::kReady ||
-           state == ReplicaState::kStalled;
+           state == ReplicaState::kStalled || state == ReplicaState::kDraining;
   }
 };
 

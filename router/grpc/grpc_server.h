@@ -9,37 +9,25 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "router/core/call.h"
 #include "router/core/request_context.h"
 #include "router/core/thread_pool.h"
 #include "router/grpc/inference_service.h"
+#include "router/grpc/listener.h"
 
 namespace paceline::router {
 
 class GrpcServer {
  public:
-  struct Options {
-    std::string host = "127.0.0.1";
-    uint16_t port = 0;                                     // 0: a free one
-    std::shared_ptr<grpc::ServerCredentials> credentials;  // null: without TLS
-    int max_message_bytes = 4 << 20;
-    int max_metadata_bytes = 16 << 10;
-    int max_streams_per_connection = 100;
-    bool reflection = true;  // needs a key like everything else when keys are set
-    // Further services on the same port, for tests and single-port set-ups; must outlive the
-    // server.
-    std::vector<grpc::Service*> more_services;
-  };
-
   // `service` and `executor` must outlive the server.
-  GrpcServer(Options options, Service* service, Executor* executor, Authenticate authenticate);
+  GrpcServer(ListenerOptions options,
+             Service* service,
+             Executor* executor,
+             Authenticate authenticate);
   // Stops at once.
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;
@@ -55,7 +43,7 @@ class GrpcServer {
  private:
   void FollowReadiness();
 
-  const Options options_;
+  const ListenerOptions options_;
   Service* const service_;
   const Authenticate authenticate_;
   InferenceService inference_;

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "proto/paceline/v1/admin.pb.h"
-#include "router/core/request_context.h"
 #include "router/http/message.h"
 
 namespace paceline::router {
@@ -35,7 +34,6 @@ class OperatorHandler final : public HttpHandler {
   struct Options {
     std::function<std::string()> metrics_text;  // Prometheus text format; any thread
     std::function<StatusSnapshot()> status;     // any thread
-    Authenticate authenticate;                  // the operator's own key; null: none
     std::string version;
   };
 

@@ -335,7 +335,7 @@ void RouterMetrics::SetReplica(const ReplicaStats& replica) {
   set(s.replica_sequences, labels, static_cast<double>(replica.sequences));
   set(s.replica_lease, labels, replica.lease_age_seconds);
   set(s.replica_epoch, labels, static_cast<double>(replica.epoch));
-  for (const char* state : {"connecting", "loading", "ready", "stalled", "lost"}) {
+  for (const char* state : {"connecting", "loading", "ready", "stalled", "draining", "lost"}) {
     prometheus::Labels with = labels;
     with["state"] = state;
     set(s.replica_state, with, replica.state == state ? 1 : 0);

@@ -58,12 +58,12 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& specs) {
         key.remove_prefix(colon + 1);
         if (!IsTenant(tenant)) {
           return absl::InvalidArgumentError(absl::StrCat(
-              "api-key: entry ", number, ": the tenant is not 1..64 characters of a-z 0-9 _ -"));
+              "entry ", number, ": the tenant is not 1..64 characters of a-z 0-9 _ -"));
         }
       }
       if (!IsKey(key)) {
         return absl::InvalidArgumentError(absl::StrCat(
-            "api-key: entry ",
+            "entry ",
             number,
             ": the key is not 1..512 printable characters without space, comma and colon"));
       }
@@ -72,7 +72,7 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& specs) {
       for (const Entry& other : result.keys_) {
         if (other.digest == digest) {
           return absl::InvalidArgumentError(
-              absl::StrCat("api-key: entry ", number, " is given twice"));
+              absl::StrCat("entry ", number, " is given twice"));
         }
       }
       result.keys_.push_back(Entry{.digest = digest, .tenant = std::move(tenant)});
@@ -80,7 +80,7 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(const std::vector<std::string>& specs) {
   }
   // An option that is set but holds no key must not open the server to everybody.
   if (!specs.empty() && result.keys_.empty()) {
-    return absl::InvalidArgumentError("api-key: set, but holds no key");
+    return absl::InvalidArgumentError("set, but holds no key");
   }
   return result;
 }

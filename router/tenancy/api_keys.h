@@ -22,7 +22,7 @@ class ApiKeys {
   // No keys: every caller is kAnonymousTenant.
   ApiKeys() = default;
 
-  // `specs`: entries of --api-key or PACELINE_API_KEY, each "KEY" or "TENANT:KEY", several joined
+  // `specs`: entries of --api-key or --admin-key, each "KEY" or "TENANT:KEY", several joined
   // by commas. KEY: 1..512 printable ASCII characters but space, comma and colon. TENANT: 1..64 of
   // a-z 0-9 _ -. A key without a tenant is its own tenant ("key-" and 8 digits of its digest), so
   // callers with different keys do not share prefixes. Several keys may name one tenant.

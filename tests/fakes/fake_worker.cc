@@ -125,6 +125,8 @@ void FakeWorker::OnMessage(uint64_t id, const v1::RouterMessage& message) {
     each(resumes_.back(), [](Sequence& sequence) { sequence.is_paused = false; });
   } else if (message.has_heartbeat()) {
     ++heartbeats_;
+  } else if (message.has_flush_prefix_cache()) {
+    ++flushes_;
   }
 }
 

@@ -94,6 +94,7 @@ class FakeWorker {
   std::vector<std::string> pauses() const;
   std::vector<std::string> resumes() const;
   int64_t heartbeats() const { return heartbeats_; }
+  int64_t flushes() const { return flushes_; }  // of the prefix cache
   int running() const;  // choices
   int sessions() const;
 
@@ -140,6 +141,7 @@ class FakeWorker {
   bool is_killed_ = false;
 
   std::atomic<int64_t> heartbeats_{0};
+  std::atomic<int64_t> flushes_{0};
   std::atomic<int32_t> cached_tokens_{0};
   std::atomic<int32_t> tokens_per_step_{1};
   std::atomic<bool> is_hung_{false};

@@ -83,6 +83,8 @@ void Engine::Resume(uint64_t session, std::string request_id) {
   Post(RequestCommand{Verb::kResume, session, std::move(request_id)});
 }
 
+void Engine::FlushPrefixCache() { Post(FlushCommand{}); }
+
 int64_t Engine::MsSinceProgress() const {
   return (clock_.NowNs() - last_progress_ns_.load(std::memory_order_relaxed)) / 1'000'000;
 }
@@ -143,6 +145,8 @@ void Engine::Apply(Command& command) {
         scheduler_.Resume(verb->session, verb->request_id);
         break;
     }
+  } else {
+    cache_.Flush();
   }
 }
 

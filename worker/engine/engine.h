@@ -61,6 +61,8 @@ class Engine {
   void Cancel(uint64_t session, std::string request_id);
   void Pause(uint64_t session, std::string request_id);
   void Resume(uint64_t session, std::string request_id);
+  // Forgets all cached prefixes; what runs keeps its blocks.
+  void FlushPrefixCache();
 
   // How long ago the engine thread last finished a step, a layer or an idle beat. The measure of
   // readiness: it grows when the engine hangs, whatever other threads do.
@@ -88,7 +90,9 @@ class Engine {
     uint64_t session;
     std::string request_id;
   };
-  using Command = std::variant<AttachCommand, DetachCommand, SubmitCommand, RequestCommand>;
+  struct FlushCommand {};
+  using Command =
+      std::variant<AttachCommand, DetachCommand, SubmitCommand, RequestCommand, FlushCommand>;
 
   struct Session {
     std::shared_ptr<FrameSink> sink;

@@ -107,6 +107,9 @@ absl::Status AttachSession::OnMessage(const v1::RouterMessage& message) {
     case v1::RouterMessage::kResume:
       engine_.Resume(session, message.resume().request_id());
       break;
+    case v1::RouterMessage::kFlushPrefixCache:
+      engine_.FlushPrefixCache();
+      break;
     default:  // a heartbeat, or a message of a newer router that this worker does not know
       break;
   }

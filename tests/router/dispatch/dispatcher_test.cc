@@ -660,5 +660,73 @@ TEST_F(DispatchTest, CountsWhatItDoes) {
   EXPECT_THAT(text, HasSubstr(R"(replica="a",state="ready"} 1)"));
 }
 
+TEST_F(DispatchTest, ADrainedReplicaGetsNoNewWorkAndItsStreamsGoOn) {
+  FakeWorker& a = AddWorker("a");
+  FakeWorker& b = AddWorker("b");
+  options_.policy = "round_robin";
+  StartDispatcher();
+  const StartedCall first = StartCall("one", 8);
+  const StartedCall second = StartCall("two", 8);
+  ASSERT_EQ(a.running() + b.running(), 2);
+  Step(2);
+  absl::Status status = absl::UnknownError("not called");
+  dispatcher_->DrainReplica("a", true, [&](const absl::Status& done) { status = done; });
+  loop_.RunReady();
+  EXPECT_TRUE(status.ok()) << status;
+  for (int i = 0; i < 4; ++i) StartCall("more", 2);
+  EXPECT_EQ(a.submits().size(), 1U);
+  EXPECT_EQ(b.submits().size(), 5U);
+  Step(6);
+  EXPECT_TRUE(first.sink->done() && second.sink->done());
+  EXPECT_EQ(first.sink->text(), FakeAnswer("one", 7, 0, 8));
+  EXPECT_EQ(second.sink->text(), FakeAnswer("two", 7, 0, 8));
+  // With the other one gone there is nobody left for what is new.
+  b.Kill();
+  loop_.RunReady();
+  EXPECT_FALSE(dispatcher_->Ready());
+  const StartedCall waits = StartCall("three", 2);
+  EXPECT_EQ(a.running(), 0);
+  dispatcher_->DrainReplica("a", false, [](const absl::Status&) {});
+  loop_.RunReady();
+  Step(2);
+  EXPECT_TRUE(waits.sink->done());
+}
+
+TEST_F(DispatchTest, AStreamIsNotMovedToADrainedReplica) {
+  FakeWorker& a = AddWorker("a");
+  FakeWorker& b = AddWorker("b");
+  StartDispatcher();
+  dispatcher_->DrainReplica("a", true, [](const absl::Status&) {});
+  loop_.RunReady();
+  const StartedCall call = StartCall("hello", 8);
+  Step(2);
+  b.Kill();
+  Pass(1'000);
+  EXPECT_EQ(a.submits().size(), 0U);
+  b.Restart();
+  Pass(1'000);
+  Step(6);
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 8));
+}
+
+TEST_F(DispatchTest, FlushesThePrefixCachesOfAModel) {
+  FakeWorker& a = AddWorker("a", "one");
+  FakeWorker& b = AddWorker("b", "two");
+  StartDispatcher();
+  const auto flush = [&](const std::string& model) {
+    absl::StatusOr<int32_t> count = absl::UnknownError("not called");
+    dispatcher_->FlushPrefixCache(model,
+                                  [&](const absl::StatusOr<int32_t>& done) { count = done; });
+    loop_.RunReady();
+    return count;
+  };
+  EXPECT_EQ(*flush("one"), 1);
+  EXPECT_EQ(a.flushes(), 1);
+  EXPECT_EQ(b.flushes(), 0);
+  EXPECT_EQ(*flush(""), 2);
+  EXPECT_EQ(b.flushes(), 1);
+  EXPECT_EQ(flush("three").status().code(), absl::StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace paceline::router

@@ -304,5 +304,75 @@ TEST_F(FleetTest, FootprintsAddUpToNothing) {
   EXPECT_EQ(fleet_->Snapshot("fake").replicas[0].load, Footprint{});
 }
 
+class DrainTest : public FleetTest {
+ protected:
+  DrainTest() {
+    AddWorker("a:1");
+    AddWorker("b:1");
+    Start("a:1,b:1");
+  }
+};
+
+TEST_F(DrainTest, ADrainedReplicaStaysAttachedAndTakesNoRequests) {
+  ASSERT_TRUE(fleet_->Drain("a:1", true).ok());
+  EXPECT_EQ(State(0), ReplicaState::kDraining);
+  EXPECT_TRUE(Has("stalled a:1"));  // no new requests, not lost
+  ASSERT_EQ(fleet_->Snapshot("fake").replicas.size(), 1U);
+  EXPECT_EQ(fleet_->Snapshot("fake").replicas[0].id, "b:1");
+  v1::SequenceResult result;
+  workers_["a:1"]->SendResult(result);
+  Pass(60'000);
+  EXPECT_EQ(recorder_.steps, 1);
+  EXPECT_EQ(State(0), ReplicaState::kDraining);
+  EXPECT_EQ(fleet_->Describe()[0].state(), "draining");
+}
+
+TEST_F(DrainTest, DrainingCanBeTakenBack) {
+  ASSERT_TRUE(fleet_->Drain("a:1", true).ok());
+  recorder_.events.clear();
+  ASSERT_TRUE(fleet_->Drain("a:1", false).ok());
+  ASSERT_TRUE(fleet_->Drain("a:1", false).ok());
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+  EXPECT_THAT(recorder_.events, ElementsAre("up a:1"));
+}
+
+TEST_F(DrainTest, ABrokenLinkDoesNotEndIt) {
+  ASSERT_TRUE(fleet_->Drain("a:1", true).ok());
+  workers_["a:1"]->Kill();
+  loop_.RunReady();
+  ASSERT_EQ(State(0), ReplicaState::kLost);
+  workers_["a:1"]->Restart();
+  workers_["a:1"]->set_epoch(1);  // the same process
+  Pass(1'000);
+  EXPECT_EQ(State(0), ReplicaState::kDraining);
+}
+
+TEST_F(DrainTest, ANewIncarnationEndsIt) {
+  ASSERT_TRUE(fleet_->Drain("a:1", true).ok());
+  workers_["a:1"]->Kill();
+  loop_.RunReady();
+  workers_["a:1"]->Restart();
+  Pass(1'000);
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+}
+
+TEST_F(DrainTest, NeedsOneAttachedReplica) {
+  EXPECT_EQ(fleet_->Drain("nobody", true).code(), absl::StatusCode::kNotFound);
+  workers_["a:1"]->Kill();
+  loop_.RunReady();
+  EXPECT_EQ(fleet_->Drain("a:1", true).code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(FleetTest, TwoReplicasOfOneIdAreDrainedByTheirAddresses) {
+  for (const char* address : {"a:1", "b:1"}) {
+    workers_[address] = std::make_unique<FakeWorker>(FakeHello("same"));
+  }
+  Start("a:1,b:1");
+  EXPECT_EQ(fleet_->Drain("same", true).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(fleet_->Drain("b:1", true).ok());
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+  EXPECT_EQ(State(1), ReplicaState::kDraining);
+}
+
 }  // namespace
 }  // namespace paceline::router

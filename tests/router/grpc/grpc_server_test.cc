@@ -16,7 +16,6 @@
 #include "gtest/gtest.h"
 #include "proto/paceline/v1/inference.grpc.pb.h"
 #include "proto/support/clock.h"
-#include "router/grpc/admin_service.h"
 #include "tests/fakes/fake_service.h"
 
 namespace paceline::router {
@@ -28,7 +27,7 @@ using std::chrono::seconds;
 class GrpcServerTest : public testing::Test {
  protected:
   // `key`: the only valid one; empty: none is needed.
-  void Serve(const std::string& key = "", GrpcServer::Options options = {}) {
+  void Serve(const std::string& key = "") {
     Authenticate authenticate;
     if (!key.empty()) {
       authenticate = [key](std::string_view given) -> std::variant<std::string, ApiError> {
@@ -36,7 +35,7 @@ class GrpcServerTest : public testing::Test {
         return UnauthenticatedError();
       };
     }
-    server_ = std::make_unique<GrpcServer>(options, &service_, &pool_, authenticate);
+    server_ = std::make_unique<GrpcServer>(ListenerOptions(), &service_, &pool_, authenticate);
     ASSERT_TRUE(server_->Start().ok());
     channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
                                    grpc::InsecureChannelCredentials());
@@ -578,86 +577,6 @@ TEST_F(GrpcServerTest, CancelStormsLeaveNothingBehind) {
   server_->Stop(seconds(5));
   for (size_t i = 0; i < service_.num_calls(); ++i) {
     EXPECT_TRUE(WaitFor([&] { return service_.call(i)->finished(); }));
-  }
-}
-
-class AdminServiceTest : public testing::Test {
- protected:
-  void SetUp() override {
-    server_ = std::make_unique<GrpcServer>(
-        GrpcServer::Options{.more_services = {&admin_}}, &service_, nullptr, nullptr);
-    ASSERT_TRUE(server_->Start().ok());
-    stub_ = v1::Admin::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
-                                                   grpc::InsecureChannelCredentials()));
-  }
-  static void AddKey(grpc::ClientContext& context) {
-    context.AddMetadata("authorization", "Bearer op");
-  }
-
-  FakeService service_;
-  AdminService admin_{
-      {.list_replicas =
-           [] {
-             std::vector<v1::ReplicaInfo> replicas(1);
-             replicas[0].set_id("r0");
-             return replicas;
-           },
-       .authenticate = [](std::string_view key) -> std::variant<std::string, ApiError> {
-         if (key == "op") return "operator";
-         return UnauthenticatedError();
-       }}};
-  std::unique_ptr<GrpcServer> server_;
-  std::unique_ptr<v1::Admin::Stub> stub_;
-};
-
-TEST_F(AdminServiceTest, ListsReplicas) {
-  grpc::ClientContext context;
-  AddKey(context);
-  v1::ListReplicasResponse response;
-  ASSERT_TRUE(stub_->ListReplicas(&context, {}, &response).ok());
-  EXPECT_EQ(response.replicas(0).id(), "r0");
-}
-
-TEST_F(AdminServiceTest, EveryMethodNeedsTheKeyAndWhatIsNotBuiltSaysSo) {
-  for (const bool has_key : {false, true}) {
-    std::vector<grpc::Status> statuses;
-    const auto call = [&](auto method, const auto& request, auto response) {
-      grpc::ClientContext context;
-      if (has_key) AddKey(context);
-      statuses.push_back((stub_.get()->*method)(&context, request, &response));
-    };
-    using Stub = v1::Admin::Stub;
-    call(&Stub::DrainReplica, v1::DrainReplicaRequest(), v1::DrainReplicaResponse());
-    call(&Stub::LoadAdapter, v1::LoadAdapterRequest(), v1::LoadAdapterResponse());
-    call(&Stub::UnloadAdapter, v1::UnloadAdapterRequest(), v1::UnloadAdapterResponse());
-    call(&Stub::FlushPrefixCache, v1::FlushPrefixCacheRequest(), v1::FlushPrefixCacheResponse());
-    for (const grpc::Status& status : statuses) {
-      EXPECT_EQ(status.error_code(),
-                has_key ? grpc::StatusCode::UNIMPLEMENTED : grpc::StatusCode::UNAUTHENTICATED);
-    }
-  }
-  grpc::ClientContext list;
-  v1::ListReplicasResponse replicas;
-  EXPECT_EQ(stub_->ListReplicas(&list, {}, &replicas).error_code(),
-            grpc::StatusCode::UNAUTHENTICATED);
-  grpc::ClientContext level;
-  v1::SetLogLevelResponse response;
-  EXPECT_EQ(stub_->SetLogLevel(&level, {}, &response).error_code(),
-            grpc::StatusCode::UNAUTHENTICATED);
-}
-
-TEST_F(AdminServiceTest, SetsKnownLogLevels) {
-  for (const auto& [level, code] :
-       std::map<std::string, grpc::StatusCode>{{"warn", grpc::StatusCode::OK},
-                                               {"info", grpc::StatusCode::OK},
-                                               {"loud", grpc::StatusCode::INVALID_ARGUMENT},
-                                               {"", grpc::StatusCode::INVALID_ARGUMENT}}) {
-    grpc::ClientContext context;
-    AddKey(context);
-    v1::SetLogLevelRequest request;
-    request.set_level(level);
-    v1::SetLogLevelResponse response;
-    EXPECT_EQ(stub_->SetLogLevel(&context, request, &response).error_code(), code) << level;
   }
 }
 

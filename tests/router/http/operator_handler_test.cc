@@ -46,22 +46,5 @@ TEST(OperatorHandlerTest, ServesMetricsAndThePage) {
   EXPECT_EQ(RoundTrip(server.port(), PostRequest("/metrics", "")).status, 405);
 }
 
-TEST(OperatorHandlerTest, HasAKeyOfItsOwn) {
-  OperatorHandler handler(
-      {.authenticate = [](std::string_view key) -> std::variant<std::string, ApiError> {
-        if (key == "op") return "operator";
-        return UnauthenticatedError();
-      }});
-  HttpServer server({.num_threads = 1}, &handler);
-  ASSERT_TRUE(server.Start().ok());
-  const std::string key = "Authorization: Bearer op\r\n";
-  for (const std::string target : {"/", "/metrics", "/nowhere"}) {
-    EXPECT_EQ(RoundTrip(server.port(), GetRequest(target)).status, 401) << target;
-  }
-  EXPECT_EQ(RoundTrip(server.port(), GetRequest("/metrics", key)).status, 200);
-  EXPECT_EQ(RoundTrip(server.port(), GetRequest("/nowhere", key)).status, 404);
-  EXPECT_EQ(RoundTrip(server.port(), GetRequest("/health")).status, 200);
-}
-
 }  // namespace
 }  // namespace paceline::router

@@ -35,7 +35,7 @@ TEST(ApiKeysTest, PlainKeysAreTenantsOfTheirOwn) {
   const auto second = keys.Authenticate("second");
   ASSERT_TRUE(first.has_value() && second.has_value());
   EXPECT_NE(*first, *second);
-  // SHA-256("first") begins 8b04d5e3 (sha256sum).
+  // SHA-256("first") begins a7937b64 (sha256sum).
   EXPECT_EQ(*keys.Authenticate("first"), "key-a7937b64");
 }
 

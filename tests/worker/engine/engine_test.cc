@@ -108,6 +108,25 @@ TEST(EngineTest, ThePrefixCacheChangesNothing) {
   }
 }
 
+TEST(EngineTest, AFlushedPrefixCacheIsEmptyAndChangesNothing) {
+  EngineHarness engine({.num_blocks = 256});
+  const Request request = GetGolden().requests[11];
+  ASSERT_GT(request.num_prompt_tokens, 64);
+  ASSERT_TRUE(SameAnswer(engine.Run(request), GetGolden().answers[11]));
+  Request running = EngineHarness::MakeRequest("running", EngineHarness::Prompt(70, 9), 100);
+  const Answer alone = EngineHarness({.num_blocks = 256}).Run(running);
+  engine.Submit(running);
+  engine.WaitForTokens("running", 5);
+  engine.engine().FlushPrefixCache();
+  Request again = request;
+  again.id = "again";
+  const Answer answer = engine.Run(again);
+  EXPECT_EQ(answer.cached_tokens, 0);
+  EXPECT_TRUE(SameAnswer(answer, GetGolden().answers[11]));
+  EXPECT_TRUE(SameAnswer(engine.Wait("running"), alone));
+  engine.WaitUntilIdle();
+}
+
 TEST(EngineTest, AReplayFromAnyTokenContinuesTheSame) {
   const Golden& golden = GetGolden();
   EngineHarness engine({.num_blocks = 256});

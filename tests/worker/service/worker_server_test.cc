@@ -150,6 +150,22 @@ TEST_F(WorkerServerTest, AStreamThatBreaksFreesItsRequests) {
   EXPECT_GT(engine_.metrics().vllm_success_abort->Value(), 0);
 }
 
+TEST_F(WorkerServerTest, ForgetsItsPrefixesWhenToldTo) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  const auto cached_tokens = [&](const std::string& id) {
+    EXPECT_TRUE(stream->Write(Submit(id, 1)));
+    const auto result = NextResult(*stream, id);
+    return result ? result->cached_tokens() : -1;
+  };
+  EXPECT_EQ(cached_tokens("first"), 0);
+  EXPECT_EQ(cached_tokens("second"), 32);
+  v1::RouterMessage flush;
+  flush.mutable_flush_prefix_cache();
+  ASSERT_TRUE(stream->Write(flush));
+  EXPECT_EQ(cached_tokens("third"), 0);
+}
+
 TEST_F(WorkerServerTest, TheFirstMessageMustBeAHello) {
   grpc::ClientContext context;
   auto stream = stub_->Attach(&context);
