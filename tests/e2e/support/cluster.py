@@ -91,9 +91,9 @@ class Process:
 class Cluster(Process):
     """`paceline serve` on free ports, ready for requests."""
 
-    def __init__(self, *args, replicas=2, env=None):
+    def __init__(self, *args, replicas=2, env=None, model=MODEL):
         super().__init__(
-            "serve", MODEL, "--replicas", replicas, "--port", 0, "--grpc-port", 0,
+            "serve", model, "--replicas", replicas, "--port", 0, "--grpc-port", 0,
             "--operator-port", 0, *args, env=env)
         self.replicas = replicas
         try:
@@ -143,6 +143,12 @@ class Cluster(Process):
 
     def ready_replicas(self):
         return int(self.metric("paceline_router_replica_state", state="ready"))
+
+    def sequences(self):
+        """What the router has at each worker: a number of sequences by pid."""
+        pattern = r'paceline_router_replica_sequences\{.*replica="[^"]*-(\d+)"\} (\d+)'
+        found = re.findall(pattern, self.operator("/metrics"))
+        return {int(pid): int(number) for pid, number in found}
 
     def wait_idle(self, timeout=10):
         eventually(lambda: self.running() == 0 and self.waiting() == 0, timeout,

@@ -91,6 +91,10 @@ class EventStream:
         self.done = False  # [DONE] came
         self.error = None  # a terminal error event came
 
+    def refusal(self):
+        """The body of an answer that is no stream."""
+        return json.loads(self._response.read())
+
     def __iter__(self):
         return self
 
