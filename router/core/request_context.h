@@ -1,4 +1,4 @@
-// What both front ends read from a request's surroundings: bearer key, request id, trace context.
+// What both front ends read from a request's surroundings: bearer key, request id.
 // Stateless functions; any thread.
 #ifndef PACELINE_ROUTER_CORE_REQUEST_CONTEXT_H_
 #define PACELINE_ROUTER_CORE_REQUEST_CONTEXT_H_
@@ -77,18 +77,6 @@ inline std::string NewRequestId() {
     for (int i = 0; i < 8; ++i, bits >>= 4) id.push_back(kHex[bits & 15]);
   }
   return id;
-}
-
-// W3C trace context, version 00: what does not look like one is not passed on.
-inline bool IsValidTraceparent(std::string_view value) {
-  if (value.size() != 55 || value[2] != '-' || value[35] != '-' || value[52] != '-') return false;
-  for (size_t i = 0; i < value.size(); ++i) {
-    if (i == 2 || i == 35 || i == 52) continue;
-    const bool is_hex =
-        (value[i] >= '0' && value[i] <= '9') || (value[i] >= 'a' && value[i] <= 'f');
-    if (!is_hex) return false;
-  }
-  return value.substr(0, 2) != "ff";
 }
 
 }  // namespace paceline::router

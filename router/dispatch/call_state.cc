@@ -172,6 +172,7 @@ v1::Submit CallState::MakeSubmit(const PendingPart& part, int64_t now_ns) const 
   submit.set_first_choice_index(part.first_choice);
   submit.set_cache_salt(worker_salt);
   submit.set_priority(prepared.request.priority);
+  submit.set_traceparent(request.traceparent);
   if (deadline_ns > 0) {
     submit.set_deadline_ms(std::max<int64_t>(1, (deadline_ns - now_ns) / 1'000'000));
   }

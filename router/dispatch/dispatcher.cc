@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "proto/support/log.h"
+#include "proto/support/trace.h"
 #include "router/dispatch/errors.h"
 #include "router/tenancy/api_keys.h"
 
@@ -303,6 +304,10 @@ void Dispatcher::Release(const CallPtr& call) {
 void Dispatcher::RecordFinished(const CallState& call,
                                 std::string_view code,
                                 std::string_view finished) {
+  spdlog::debug("request {} ends: {}{}",
+                call.request_id.empty() ? "(not prepared)" : call.request_id,
+                code,
+                TraceNote(call.request.traceparent));
   metrics_->OnFinished(
       {.model = call.model == nullptr ? "" : call.model->info.id(),
        .replica = call.last_replica,

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/support/log.h"
+#include "proto/support/trace.h"
 #include "router/dispatch/dispatcher.h"
 #include "router/dispatch/errors.h"
 
@@ -164,6 +166,12 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
     pause.mutable_pause()->set_request_id(wire_id);
     fleet_.Send(picked.replica, std::move(pause));
   }
+  spdlog::debug("request {} goes to replica {} as {}: {} tokens{}",
+                call->request_id,
+                replica.hello.replica_id(),
+                wire_id,
+                part.base_tokens,
+                TraceNote(call->request.traceparent));
   call->last_replica = replica.hello.replica_id();
   if (call->first_token_ns == 0) call->first_model_digest = replica.hello.model_digest();
   if (call->sent_ns != 0) return;

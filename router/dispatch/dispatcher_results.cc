@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "proto/support/log.h"
+#include "proto/support/trace.h"
 #include "router/dispatch/dispatcher.h"
 #include "router/dispatch/errors.h"
 
@@ -53,9 +54,11 @@ void Dispatcher::OnResult(const Replica& replica, const v1::SequenceResult& resu
                                   ? call->Deliver(result, now_ns)
                                   : absl::InvalidArgumentError("a choice that was not asked for");
   if (!status.ok()) {
-    spdlog::error("replica {} broke the protocol: {}",
+    spdlog::error("request {}: replica {} broke the protocol: {}{}",
+                  call->request_id,
                   replica.hello.replica_id(),
-                  std::string(status.message()));
+                  std::string(status.message()),
+                  TraceNote(call->request.traceparent));
     const PendingPart range = part.choices;
     DropPart(result.request_id(), /*cancel=*/true);
     Requeue(call, range, replica.key, "bad_frame");
@@ -107,10 +110,11 @@ void Dispatcher::OnFailedResult(const CallPtr& call, Part& part, const v1::Seque
   const bool is_cancelled = result.finish_reason() == v1::FINISH_REASON_CANCELLED;
   const auto code = is_cancelled ? absl::StatusCode::kCancelled
                                  : static_cast<absl::StatusCode>(result.error_code());
-  spdlog::warn("request {} failed at a replica: code {}, {}",
+  spdlog::warn("request {} failed at a replica: code {}, {}{}",
                call->request_id,
                static_cast<int>(code),
-               result.error_message());
+               result.error_message(),
+               TraceNote(call->request.traceparent));
   if (code == absl::StatusCode::kInvalidArgument) return Fail(call, WorkerRefusedError());
   if (!IsRetryable(code)) return Fail(call, WorkerFailedError());
   const int32_t replica = part.replica;
@@ -173,7 +177,10 @@ void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl:
   for (const auto& [id, ranges] : hit) {
     const CallPtr call = Find(id);
     if (!is_orderly && ++call->deaths >= options_.max_deaths) {
-      spdlog::error("request {} was running when {} replicas died", call->request_id, call->deaths);
+      spdlog::error("request {} was running when {} replicas died{}",
+                    call->request_id,
+                    call->deaths,
+                    TraceNote(call->request.traceparent));
       quarantine_.Add(Quarantine::Fingerprint(call->model->info.id(),
                                               call->request.tenant,
                                               call->prepared.request.sampling.SerializeAsString(),

@@ -5,6 +5,7 @@
 
 #include "proto/support/clock.h"
 #include "proto/support/status_grpc.h"
+#include "proto/support/trace.h"
 
 namespace paceline::router {
 

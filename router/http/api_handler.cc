@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "proto/support/trace.h"
 #include "router/http/inference_exchange.h"
 #include "router/openai/errors.h"
 #include "router/openai/json_writer.h"

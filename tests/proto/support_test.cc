@@ -3,6 +3,7 @@
 #include "proto/support/clock.h"
 #include "proto/support/status_grpc.h"
 #include "proto/support/status_macros.h"
+#include "proto/support/trace.h"
 
 namespace paceline {
 namespace {
@@ -38,6 +39,24 @@ TEST(StatusGrpcTest, HttpCodesFollowTheContract) {
   EXPECT_EQ(HttpStatusCode(absl::StatusCode::kDeadlineExceeded), 504);
   EXPECT_EQ(HttpStatusCode(absl::StatusCode::kUnimplemented), 501);
   EXPECT_EQ(HttpStatusCode(absl::StatusCode::kDataLoss), 500);
+}
+
+TEST(TraceTest, KnowsATraceparent) {
+  const std::string good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  EXPECT_TRUE(IsValidTraceparent(good));
+  EXPECT_EQ(TraceNote(good), " trace_id=0af7651916cd43dd8448eb211c80319c");
+  EXPECT_EQ(TraceNote(""), "");
+  for (const char* bad : {"",
+                          "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+                          "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+                          "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+                          "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333\n-01",
+                          "00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                          "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                          "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+                          "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"}) {
+    EXPECT_FALSE(IsValidTraceparent(bad)) << bad;
+  }
 }
 
 TEST(ClockTest, FakeClockMovesOnlyWhenTold) {

@@ -45,6 +45,7 @@ struct Request {
   int32_t n = 1;
   int32_t first_choice_index = 0;
   std::string cache_salt;
+  std::string traceparent;  // W3C trace context, for the log; empty: none
   int32_t priority = 0;     // lower runs first
   int64_t deadline_ns = 0;  // on the engine's clock; 0: none
   int64_t arrival_ns = 0;   // on the engine's clock

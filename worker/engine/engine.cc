@@ -7,6 +7,7 @@
 
 #include "proto/support/log.h"
 #include "proto/support/status_macros.h"
+#include "proto/support/trace.h"
 
 namespace paceline::worker {
 namespace {
@@ -155,6 +156,12 @@ void Engine::Submit(const std::shared_ptr<const Request>& request, int64_t now_n
   if (session == sessions_.end()) return;  // its router has left
   if (absl::Status status = scheduler_.Add(request, now_ns); !status.ok()) {
     const bool late = absl::IsDeadlineExceeded(status);
+    if (!late) {
+      spdlog::warn("request {} is refused: {}{}",
+                   request->id,
+                   std::string(status.message()),
+                   TraceNote(request->traceparent));
+    }
     for (int32_t i = 0; i < request->n; ++i) {
       session->second.frame.results.push_back(
           {.request_id = request->id,
@@ -231,6 +238,13 @@ void Engine::ReportFinished(int64_t now_ns) {
   for (const Finished& finished : finished_) {
     const Sequence& sequence = *finished.sequence;
     PublishFinished(finished, now_ns);
+    if (finished.reason == FinishReason::kError) {
+      spdlog::warn("request {} choice {} failed: {}{}",
+                   sequence.request->id,
+                   sequence.choice_index,
+                   std::string(finished.status.message()),
+                   TraceNote(sequence.request->traceparent));
+    }
     const auto session = sessions_.find(sequence.request->session);
     if (session != sessions_.end()) {
       SequenceResult& result = ResultFor(session->second, sequence);

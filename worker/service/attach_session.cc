@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "proto/support/log.h"
+#include "proto/support/trace.h"
 #include "worker/service/submit.h"
 
 namespace paceline::worker {
@@ -122,9 +124,18 @@ void AttachSession::OnSubmit(const v1::Submit& submit) {
   absl::StatusOr<Request> request =
       RequestFromSubmit(submit, limits, session_.load(), clock_.NowNs());
   if (!request.ok()) {
+    // Without the id, which may be what is wrong with it.
+    spdlog::warn("a request is refused: {}{}",
+                 std::string(request.status().message()),
+                 IsValidTraceparent(submit.traceparent()) ? TraceNote(submit.traceparent()) : "");
     Refuse(submit, request.status());
     return;
   }
+  spdlog::debug("request {}: {} tokens, {} choices{}",
+                request->id,
+                request->token_ids.size(),
+                request->n,
+                TraceNote(request->traceparent));
   engine_.Submit(std::make_shared<const Request>(*std::move(request)));
 }
 

@@ -1,11 +1,13 @@
 #include "worker/service/submit.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "proto/support/status_macros.h"
+#include "proto/support/trace.h"
 
 namespace paceline::worker {
 namespace {
@@ -15,6 +17,12 @@ constexpr int32_t kMaxLogprobs = 20;
 constexpr int32_t kMaxBiases = 1024;
 constexpr int32_t kMaxStopIds = 1024;
 constexpr int32_t kMaxIdBytes = 256;
+
+// It goes to the log.
+bool IsId(const std::string& id) {
+  return !id.empty() && id.size() <= kMaxIdBytes &&
+         std::all_of(id.begin(), id.end(), [](char c) { return c >= ' ' && c < 0x7f; });
+}
 
 absl::Status CheckIds(absl::string_view field,
                       const google::protobuf::RepeatedField<int32_t>& ids,
@@ -94,8 +102,8 @@ absl::StatusOr<Request> RequestFromSubmit(const v1::Submit& submit,
                                           const SubmitLimits& limits,
                                           uint64_t session,
                                           int64_t now_ns) {
-  if (submit.request_id().empty() || submit.request_id().size() > kMaxIdBytes) {
-    return absl::InvalidArgumentError("request_id: must have 1 .. 256 bytes");
+  if (!IsId(submit.request_id())) {
+    return absl::InvalidArgumentError("request_id: must have 1 .. 256 printable ASCII characters");
   }
   if (submit.cache_salt().size() > kMaxIdBytes) {
     return absl::InvalidArgumentError("cache_salt: at most 256 bytes");
@@ -124,6 +132,7 @@ absl::StatusOr<Request> RequestFromSubmit(const v1::Submit& submit,
       .n = submit.n(),
       .first_choice_index = submit.first_choice_index(),
       .cache_salt = submit.cache_salt(),
+      .traceparent = IsValidTraceparent(submit.traceparent()) ? submit.traceparent() : "",
       .priority = submit.priority(),
       .deadline_ns = submit.deadline_ms() == 0 ? 0 : now_ns + submit.deadline_ms() * 1'000'000,
       .arrival_ns = now_ns,

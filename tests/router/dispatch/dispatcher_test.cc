@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/log_capture.h"
 #include "tests/router/dispatch/dispatch_world.h"
 
 namespace paceline::router {
@@ -726,6 +727,31 @@ TEST_F(DispatchTest, FlushesThePrefixCachesOfAModel) {
   EXPECT_EQ(*flush(""), 2);
   EXPECT_EQ(b.flushes(), 1);
   EXPECT_EQ(flush("three").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(DispatchTest, ATraceIsPassedOnAndStandsInTheLog) {
+  constexpr char kTrace[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  constexpr char kNote[] = " trace_id=0af7651916cd43dd8448eb211c80319c\n";
+  FakeWorker& worker = AddWorker("a");
+  StartDispatcher();
+  worker.SetScript([](const v1::Submit& submit, int32_t) {
+    return FakeWorker::Script{
+        .text = "ab", .finish = v1::FINISH_REASON_ERROR, .error = absl::StatusCode::kInternal};
+  });
+  const LogCapture log;
+  CallRequest request = Request("hello", 5);
+  Body(request).mutable_options()->set_request_id("traced");
+  request.traceparent = kTrace;
+  StartCall(std::move(request));
+  Step(3);
+  EXPECT_EQ(worker.submits().at(0).traceparent(), kTrace);
+  for (const char* line : {"debug request traced goes to replica a",
+                           "warning request traced failed at a replica",
+                           "debug request traced ends: internal"}) {
+    EXPECT_THAT(log.text(), testing::ContainsRegex(absl::StrCat(line, "[^\n]*", kNote)));
+  }
+  StartCall("untraced", 5);
+  EXPECT_EQ(worker.submits().at(1).traceparent(), "");
 }
 
 }  // namespace

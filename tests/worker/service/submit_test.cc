@@ -50,6 +50,16 @@ TEST(SubmitTest, CarriesEveryField) {
   EXPECT_THAT(request->sampling.stop_token_ids, testing::ElementsAre(6));
 }
 
+TEST(SubmitTest, ATraceContextIsKeptOnlyIfItIsOne) {
+  const std::string trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  v1::Submit submit = Good();
+  EXPECT_EQ(RequestFromSubmit(submit, kLimits, 1, 0)->traceparent, "");
+  submit.set_traceparent(trace);
+  EXPECT_EQ(RequestFromSubmit(submit, kLimits, 1, 0)->traceparent, trace);
+  submit.set_traceparent("two\nlines");
+  EXPECT_EQ(RequestFromSubmit(submit, kLimits, 1, 0)->traceparent, "");
+}
+
 struct BadSubmit {
   const char* field;  // that the error must name
   std::function<void(v1::Submit&)> spoil;
@@ -73,6 +83,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         BadSubmit{"request_id", [](v1::Submit& s) { s.set_request_id(""); }},
         BadSubmit{"request_id", [](v1::Submit& s) { s.set_request_id(std::string(300, 'x')); }},
+        BadSubmit{"request_id", [](v1::Submit& s) { s.set_request_id("two\nlines"); }},
         BadSubmit{"cache_salt", [](v1::Submit& s) { s.set_cache_salt(std::string(300, 'x')); }},
         BadSubmit{"adapter", [](v1::Submit& s) { s.set_adapter("a"); }},
         BadSubmit{"n", [](v1::Submit& s) { s.set_n(0); }},

@@ -1,18 +1,37 @@
 #include "worker/service/worker_server.h"
 
+#include <future>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "tests/fakes/engine_harness.h"
+#include "tests/fakes/log_capture.h"
+#include "worker/service/attach_session.h"
 
 namespace paceline::worker {
 namespace {
 
 constexpr int kLeaseMs = 60'000;
+
+// Holds the engine in its first frame.
+class Gate final : public FrameSink {
+ public:
+  void OnFrame(Frame) override {
+    if (std::exchange(is_passed_, true)) return;
+    is_entered.set_value();
+    opens.get_future().wait();
+  }
+  std::promise<void> is_entered;
+  std::promise<void> opens;
+
+ private:
+  bool is_passed_ = false;
+};
 
 class WorkerServerTest : public testing::Test {
  protected:
@@ -76,6 +95,21 @@ class WorkerServerTest : public testing::Test {
     return std::nullopt;
   }
 
+  // Submits a request that the engine finds paused, so that it does not end by itself.
+  void SubmitPaused(Stream& stream, const v1::RouterMessage& submit) {
+    const auto gate = std::make_shared<Gate>();
+    const uint64_t session = engine_.engine().Attach(gate);
+    gate->is_entered.get_future().wait();
+    v1::RouterMessage pause;
+    pause.mutable_pause()->set_request_id(submit.submit().request_id());
+    // The session refuses this one itself: its answer shows that the engine's inbox has the others.
+    v1::RouterMessage bad = Submit("bad", 0);
+    EXPECT_TRUE(stream.Write(submit) && stream.Write(pause) && stream.Write(bad));
+    EXPECT_TRUE(NextResult(stream, "bad").has_value());
+    gate->opens.set_value();
+    engine_.engine().Detach(session);
+  }
+
   EngineHarness engine_;
   Identity identity_;
   v1::TokenizerBundle tokenizer_;
@@ -118,21 +152,62 @@ TEST_F(WorkerServerTest, RefusesABadSubmitByAResult) {
   EXPECT_TRUE(NextResult(*stream, "good").has_value());
 }
 
+// Without a socket, so that the log is complete when the engine has gone.
+TEST(AttachSessionTest, ATraceStandsInTheLogLinesOfItsRequest) {
+  const LogCapture log;
+  {
+    EngineHarness engine({});
+    Identity identity;
+    identity.hello.set_vocab_size(288);
+    identity.hello.set_max_model_len(512);
+    std::promise<void> ended;
+    const auto session = AttachSession::Create(
+        engine.engine(), identity, SteadyClock::Get(), {.send = [&](v1::WorkerMessage message) {
+          for (const v1::SequenceResult& result : message.step().results()) {
+            if (result.request_id() == "traced" && result.finish_reason() != 0) ended.set_value();
+          }
+        }});
+    v1::RouterMessage hello;
+    hello.mutable_hello()->set_protocol(kAttachProtocol);
+    ASSERT_TRUE(session->OnMessage(hello).ok());
+    v1::RouterMessage submit;
+    v1::Submit& fields = *submit.mutable_submit();
+    fields.set_request_id("bad");
+    fields.set_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    fields.add_prompt_token_ids(5);
+    fields.set_num_prompt_tokens(1);
+    fields.mutable_sampling()->set_max_tokens(3);
+    fields.mutable_sampling()->set_top_p(1);
+    fields.mutable_sampling()->set_repetition_penalty(1);
+    ASSERT_TRUE(session->OnMessage(submit).ok());
+    // Only the end of the sequence is allowed, and that not yet: the engine finds no token.
+    fields.set_request_id("traced");
+    fields.set_n(1);
+    fields.mutable_sampling()->set_min_tokens(2);
+    fields.mutable_sampling()->add_allowed_token_ids(model::kTinyImEnd);
+    ASSERT_TRUE(session->OnMessage(submit).ok());
+    ended.get_future().wait();
+    session->Close();
+  }
+  for (const char* line : {"warning a request is refused: n: ",
+                           "debug request traced: 1 tokens, 1 choices",
+                           "warning request traced choice 0 failed: "}) {
+    EXPECT_THAT(log.text(),
+                testing::ContainsRegex(std::string(line) +
+                                       "[^\n]* trace_id=0af7651916cd43dd8448eb211c80319c\n"));
+  }
+}
+
 TEST_F(WorkerServerTest, CancelEndsARequest) {
   grpc::ClientContext context;
   auto stream = Attach(context);
-  // Far longer than it takes the next message to arrive.
-  ASSERT_TRUE(stream->Write(Submit("r", 400)));
+  SubmitPaused(*stream, Submit("r", 400));
   v1::RouterMessage cancel;
   cancel.mutable_cancel()->set_request_id("r");
   ASSERT_TRUE(stream->Write(cancel));
-  for (;;) {
-    const auto result = NextResult(*stream, "r");
-    ASSERT_TRUE(result.has_value());
-    if (result->finish_reason() == 0) continue;
-    EXPECT_EQ(result->finish_reason(), static_cast<int>(FinishReason::kCancelled));
-    break;
-  }
+  const auto result = NextResult(*stream, "r");
+  ASSERT_TRUE(result.has_value());
+  EXPECT_EQ(result->finish_reason(), static_cast<int>(FinishReason::kCancelled));
   engine_.WaitUntilIdle();
 }
 
@@ -140,14 +215,14 @@ TEST_F(WorkerServerTest, AStreamThatBreaksFreesItsRequests) {
   {
     grpc::ClientContext context;
     auto stream = Attach(context);
-    v1::RouterMessage submit = Submit("r", 400);
-    submit.mutable_submit()->set_n(16);  // far longer than it takes the stream to break
-    ASSERT_TRUE(stream->Write(submit));
-    ASSERT_TRUE(NextResult(*stream, "r").has_value());
+    SubmitPaused(*stream, Submit("r", 400));
     context.TryCancel();
   }
-  engine_.WaitUntilIdle();
-  EXPECT_GT(engine_.metrics().vllm_success_abort->Value(), 0);
+  // A paused request counts as no load, so look until its end is counted.
+  for (int beats = 0; beats < 500 && engine_.metrics().vllm_success_abort->Value() == 0; ++beats) {
+    engine_.WaitUntilIdle();
+  }
+  EXPECT_EQ(engine_.metrics().vllm_success_abort->Value(), 1);
 }
 
 TEST_F(WorkerServerTest, ForgetsItsPrefixesWhenToldTo) {
