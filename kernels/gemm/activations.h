@@ -1,5 +1,5 @@
 // The input of a matmul, [rows, cols], in the form that its weights want: plain float32, or int8 in
-// blocks of 32 (each with its scale and sum, as GGML's Q8_1 but with float32 scale and sum).
+// blocks of 32, each with its scale and sum.
 // Owned by the layer or runner that fills it and reused every step: Resize() allocates only when it
 // grows past what it ever held. Not thread-safe; kernels split its rows among the pool's threads.
 #ifndef PACELINE_KERNELS_GEMM_ACTIVATIONS_H_
@@ -55,7 +55,8 @@ class Activations {
 };
 
 // Fills `out` (resized to x's shape) with x, quantised when out's form is kInt8: per block of 32,
-// scale = max|x| / 127 and q = round-to-nearest-even(x / scale). A NaN or infinity in a block makes
+// scale = max(second largest |x|, largest |x| / 16) / 127 and n = round-to-nearest-even(x / scale),
+// of which the largest takes more than 8 bits (ActivationBlock). A NaN or infinity in a block makes
 // its scale and sum NaN, so it reaches every output instead of getting lost.
 absl::Status QuantizeActivations(ThreadPool& pool,
                                  const Matrix& x,  // [m, k] f32

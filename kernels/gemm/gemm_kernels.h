@@ -13,13 +13,16 @@ enum class WeightFormat { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
 constexpr int64_t kPackRows = 16;  // rows interleaved in a packed group
 constexpr int64_t kBlockK = 32;    // columns of a quantised block
 
-// 32 activations: x[i] = d * q[i].
-struct ActivationBlock {
+// 32 activations, x[i] = d * n[i]. All n but one are 8-bit; that of the largest activation has 12,
+// so that it does not cost the others their precision: n[i] = q[i] + 16 * high[i % 4] in the wide
+// quad (i / 4), q[i] elsewhere.
+struct alignas(64) ActivationBlock {
   int8_t q[32];
   float d;
-  float s;         // d * sum(q)
-  int32_t offset;  // -128 * sum(q): undoes the bias of unsigned 8-bit weights
-  int32_t unused;
+  float s;         // d * sum(n)
+  int32_t offset;  // -128 * sum(n): undoes the bias of unsigned 8-bit weights
+  int8_t high[4];  // three of them are 0
+  int32_t wide_quad;
 };
 
 // 16 rows x 32 columns of Q4_1: byte [j][r][t] holds column 4j+t in its low and 16+4j+t in its high
@@ -58,7 +61,6 @@ struct GemmArgs {
   int64_t y_stride;
   const float* bias;  // [num_rows] or null
   bool accumulate;    // add to y instead of overwriting it
-  bool two_term;      // rows 2i and 2i + 1 of x are the terms of row i of y; m counts rows of x
 };
 
 struct GemmKernels {

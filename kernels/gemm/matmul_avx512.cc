@@ -4,7 +4,8 @@
 // A tile is one or two groups of 16 rows of w times M rows of x; w's block is unpacked once for the
 // M rows, x's values are broadcast once for the groups. Every output is one lane of one
 // accumulator, and its operations are the same in every tile:
-//   int8:  acc = fma(d_w * d_x, float(dot), acc); acc = fma(min_w, s_x, acc)   per block of 32
+//   int8:  acc = fma(d_w * d_x, float(dot), acc); acc = fma(min_w, s_x, acc)   per block of 32,
+//          dot being exact: 8-bit products of all columns, and the wide column's high byte
 //   float: acc = fma(w, x, acc)                                                per column
 #include <immintrin.h>
 
@@ -15,7 +16,7 @@ namespace {
 
 constexpr int kTwoGroupRows = 6;        // rows of x per tile: 2 x 12 accumulators leave 8 registers
 constexpr int kOneGroupRows = 8;        // rows of x per tile of one group
-constexpr int64_t kPanelBytes = 49152;  // of x: stays in L2 beside the weights while groups pass
+constexpr int64_t kPanelBytes = 16384;  // of x: stays in L1 beside two groups of weights
 constexpr int kStreamAhead = 8192;      // bytes ahead in w when one tile reads it all
 
 inline __m512 LoadHalf16(const uint16_t* p) {
@@ -67,11 +68,20 @@ inline OperandPair UnpackNibbles(const uint8_t* q, int j) {
   return {_mm512_and_si512(packed, mask), _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask)};
 }
 
+// Quad `quad` of a nibble format's block, as bytes.
+inline __m512i NibbleQuad(const uint8_t* q, int32_t quad) {
+  const __m512i packed = _mm512_loadu_si512(q + 64 * (quad & 3));
+  return _mm512_and_si512(_mm512_srl_epi16(packed, _mm_cvtsi32_si128(quad & 4)),
+                          _mm512_set1_epi8(15));
+}
+
 struct Q4_1 {
   using Block = PackedQ4_1;
   static constexpr bool kHasMin = true;
   static OperandPair Load(const Block& b, int j) { return UnpackNibbles(b.q, j); }
-  static __m512i Start(const ActivationBlock&) { return _mm512_setzero_si512(); }
+  static constexpr bool kNibbles = true;
+  static __m512i Quad(const Block& b, int32_t quad) { return NibbleQuad(b.q, quad); }
+  static __m512i Start(__m512i wide, const ActivationBlock&) { return wide; }
   static __m512 Min(const Block& b) { return LoadHalf16(b.m); }
   // Stored byte or nibble -> weight.
   static __m512 Value(__m512 q, __m512 d, __m512 m) { return _mm512_fmadd_ps(q, d, m); }
@@ -81,7 +91,11 @@ struct Q4_0 {
   using Block = PackedQ4_0;
   static constexpr bool kHasMin = false;
   static OperandPair Load(const Block& b, int j) { return UnpackNibbles(b.q, j); }
-  static __m512i Start(const ActivationBlock& x) { return _mm512_set1_epi32(x.offset >> 4); }
+  static constexpr bool kNibbles = true;
+  static __m512i Quad(const Block& b, int32_t quad) { return NibbleQuad(b.q, quad); }
+  static __m512i Start(__m512i wide, const ActivationBlock& x) {
+    return _mm512_add_epi32(wide, _mm512_set1_epi32(x.offset >> 4));
+  }
   static __m512 Min(const Block&) { return _mm512_setzero_ps(); }
   static __m512 Value(__m512 q, __m512 d, __m512) {
     return _mm512_mul_ps(_mm512_sub_ps(q, _mm512_set1_ps(8)), d);
@@ -94,7 +108,11 @@ struct Q8_0 {
   static OperandPair Load(const Block& b, int j) {
     return {_mm512_loadu_si512(b.q + 64 * j), _mm512_loadu_si512(b.q + 64 * (j + 4))};
   }
-  static __m512i Start(const ActivationBlock& x) { return _mm512_set1_epi32(x.offset); }
+  static constexpr bool kNibbles = false;
+  static __m512i Quad(const Block& b, int32_t quad) { return _mm512_loadu_si512(b.q + 64 * quad); }
+  static __m512i Start(__m512i wide, const ActivationBlock& x) {
+    return _mm512_add_epi32(wide, _mm512_set1_epi32(x.offset));
+  }
   static __m512 Min(const Block&) { return _mm512_setzero_ps(); }
   static __m512 Value(__m512 q, __m512 d, __m512) {
     return _mm512_mul_ps(_mm512_sub_ps(q, _mm512_set1_ps(128)), d);
@@ -121,19 +139,54 @@ inline __m512i Broadcast4(const int8_t* q) {
   return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(q));
 }
 
+// The part of a dot product that the wide quad's high parts make: 16 times their products.
+template <typename Format, bool kManyRows>
+struct WideProduct {
+  explicit WideProduct(const typename Format::Block& b) : block(b) {}
+  __m512i Of(const ActivationBlock& x) const {
+    const __m512i products = _mm512_dpbusd_epi32(
+        _mm512_setzero_si512(), Format::Quad(block, x.wide_quad), Broadcast4(x.high));
+    return _mm512_slli_epi32(products, 4);
+  }
+  const typename Format::Block& block;
+};
+
+// Nibbles in the upper half of a byte are 16 times their value. With many rows it pays to bring all
+// there once.
+template <typename Format>
+requires(Format::kNibbles) struct WideProduct<Format, true> {
+  explicit WideProduct(const typename Format::Block& b) : to_block(b.q - raised) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      _mm512_store_si512(raised + 64 * j, _mm512_slli_epi16(_mm512_loadu_si512(b.q + 64 * j), 4));
+    }
+  }
+  __m512i Of(const ActivationBlock& x) const {
+    const int64_t upper = -static_cast<int64_t>(x.wide_quad >> 2);  // all ones when in place
+    const uint8_t* const at = raised + (to_block & upper) + 64 * (x.wide_quad & 3);
+    const __m512i operand =
+        _mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(static_cast<char>(0xf0)));
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), operand, Broadcast4(x.high));
+  }
+  alignas(64) uint8_t raised[256];
+  int64_t to_block;
+};
+
+// The block of a row's 32 zeros, or NaNs.
+inline void FillBlock(ActivationBlock* block, float value) {
+  __builtin_memset(block, 0, sizeof(*block));
+  block->d = block->s = value;
+}
+
 // Stores the sums of rows [first_row, first_row + 16) of w and rows [first, first + m) of x.
 inline void StoreOutputs(
     const GemmArgs& args, int64_t first_row, int64_t first, int m, const __m512* sums) {
   const int64_t left = args.num_rows - first_row;
   const __mmask16 lanes = left >= kPackRows ? 0xffff : static_cast<__mmask16>((1 << left) - 1);
-  float* y = args.y + (args.two_term ? first / 2 : first) * args.y_stride + first_row;
+  float* y = args.y + first * args.y_stride + first_row;
 #pragma GCC unroll 8
   for (int i = 0; i < m; ++i) {
     __m512 sum = sums[i];
-    if (args.two_term) {
-      if (i % 2 == 0) continue;
-      sum = _mm512_add_ps(sums[i - 1], sum);
-    }
     if (args.bias != nullptr) {
       sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, args.bias + first_row));
     }
@@ -167,8 +220,11 @@ struct Int8Tile {
 #pragma GCC unroll 8
       for (int g = 0; g < G; ++g) {
         blocks[g] = reinterpret_cast<const Block*>(w + g * args.group_bytes) + b;
+        const WideProduct<Format, (M > 2)> wide(*blocks[g]);
 #pragma GCC unroll 8
-        for (int i = 0; i < M; ++i) dot[g][i] = Format::Start(x[i * stride]);
+        for (int i = 0; i < M; ++i) {
+          dot[g][i] = Format::Start(wide.Of(x[i * stride]), x[i * stride]);
+        }
       }
 #pragma GCC unroll 8
       for (int j = 0; j < 4; ++j) {
@@ -293,13 +349,9 @@ void RunTile(int64_t size,
   __builtin_unreachable();
 }
 
-// Rows of x that a tile may not part.
-inline int64_t RowUnit(const GemmArgs& args) { return args.two_term ? 2 : 1; }
-
-// Where part `part` of `num_parts` nearly equal parts of [begin, end) starts, in whole units.
-inline int64_t PartStart(
-    int64_t begin, int64_t end, int64_t unit, int64_t part, int64_t num_parts) {
-  return begin + (end - begin) / unit * part / num_parts * unit;
+// Where part `part` of `num_parts` nearly equal parts of [begin, end) starts.
+inline int64_t PartStart(int64_t begin, int64_t end, int64_t part, int64_t num_parts) {
+  return begin + (end - begin) * part / num_parts;
 }
 
 // All rows of x from `begin` to `end` against G groups of w, in tiles of even size: 9 rows are 5 +
@@ -308,8 +360,8 @@ template <template <typename, int, int> class Tile, typename Format, int G, int 
 void RunRows(const GemmArgs& args, int64_t group, int64_t begin, int64_t end) {
   const int64_t num_tiles = (end - begin + kMaxRows - 1) / kMaxRows;
   for (int64_t t = 0; t < num_tiles; ++t) {
-    const int64_t first = PartStart(begin, end, RowUnit(args), t, num_tiles);
-    const int64_t size = PartStart(begin, end, RowUnit(args), t + 1, num_tiles) - first;
+    const int64_t first = PartStart(begin, end, t, num_tiles);
+    const int64_t size = PartStart(begin, end, t + 1, num_tiles) - first;
     const char* const w = static_cast<const char*>(args.w) + group * args.group_bytes;
     const Prefetcher<G> prefetcher(
         w, G * args.group_bytes, Tile<Format, G, 1>::Steps(args.k), t, num_tiles);
@@ -324,8 +376,8 @@ void Gemm(const GemmArgs& args, int64_t x_row_bytes) {
   if (panel_rows < kMaxRows) panel_rows = kMaxRows;
   const int64_t num_panels = (args.m + panel_rows - 1) / panel_rows;
   for (int64_t p = 0; p < num_panels; ++p) {
-    const int64_t begin = PartStart(0, args.m, RowUnit(args), p, num_panels);
-    const int64_t end = PartStart(0, args.m, RowUnit(args), p + 1, num_panels);
+    const int64_t begin = PartStart(0, args.m, p, num_panels);
+    const int64_t end = PartStart(0, args.m, p + 1, num_panels);
     int64_t group = 0;
     for (; group + G <= args.num_groups; group += G) {
       RunRows<Tile, Format, G, kMaxRows>(args, group, begin, end);
@@ -356,6 +408,33 @@ void PlainKernel(const GemmArgs& args) {
                                             args.x_stride * static_cast<int64_t>(sizeof(float)));
 }
 
+// The largest and the second largest of 32 values.
+struct Largest {
+  float first;
+  float second;
+};
+
+inline Largest TwoLargest(__m512 a, __m512 b) {
+  const __m512 first16 = _mm512_max_ps(a, b);
+  const __m512 second16 = _mm512_min_ps(a, b);
+  const __m256 f0 = _mm512_castps512_ps256(first16);
+  const __m256 f1 = _mm512_extractf32x8_ps(first16, 1);
+  const __m256 first8 = _mm256_max_ps(f0, f1);
+  const __m256 second8 = _mm256_max_ps(
+      _mm256_min_ps(f0, f1),
+      _mm256_max_ps(_mm512_castps512_ps256(second16), _mm512_extractf32x8_ps(second16, 1)));
+  __m128 first = _mm256_castps256_ps128(first8);
+  __m128 second = _mm256_castps256_ps128(second8);
+  const auto fold = [&](__m128 other_first, __m128 other_second) {
+    second = _mm_max_ps(_mm_min_ps(first, other_first), _mm_max_ps(second, other_second));
+    first = _mm_max_ps(first, other_first);
+  };
+  fold(_mm256_extractf128_ps(first8, 1), _mm256_extractf128_ps(second8, 1));
+  fold(_mm_permute_ps(first, 0x4e), _mm_permute_ps(second, 0x4e));
+  fold(_mm_permute_ps(first, 0xb1), _mm_permute_ps(second, 0xb1));
+  return {_mm_cvtss_f32(first), _mm_cvtss_f32(second)};
+}
+
 void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {
   const __m512 infinity = _mm512_set1_ps(__builtin_inff());
   for (int64_t b = 0; b < k / kBlockK; ++b) {
@@ -367,23 +446,33 @@ void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {
     // Not less than infinity: infinite or NaN.
     const unsigned bad = _mm512_cmp_ps_mask(a0, infinity, _CMP_NLT_UQ) |
                          _mm512_cmp_ps_mask(a1, infinity, _CMP_NLT_UQ);
-    const float largest = _mm512_reduce_max_ps(_mm512_max_ps(a0, a1));
-    if (bad != 0 || largest < 1e-30f) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.q), _mm256_setzero_si256());
-      block.d = block.s = bad != 0 ? __builtin_nanf("") : 0.0f;
-      block.offset = block.unused = 0;
+    const Largest largest = TwoLargest(a0, a1);
+    if (bad != 0 || largest.first < 1e-30f) {
+      FillBlock(&block, bad != 0 ? __builtin_nanf("") : 0.0f);
       continue;
     }
-    block.d = largest / 127.0f;
-    const __m512 inverse = _mm512_set1_ps(1.0f / block.d);
-    const __m512i q0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
-    const __m512i q1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(block.q), _mm512_cvtepi32_epi8(q0));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(block.q + 16), _mm512_cvtepi32_epi8(q1));
-    const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+    const __m512 first = _mm512_set1_ps(largest.first);
+    const unsigned at_first = static_cast<unsigned>(_mm512_cmp_ps_mask(a0, first, _CMP_EQ_OQ)) |
+                              static_cast<unsigned>(_mm512_cmp_ps_mask(a1, first, _CMP_EQ_OQ))
+                                  << 16;
+    const float least = largest.first / 16;
+    block.d = (largest.second > least ? largest.second : least) / 127.0f;
+    const float inverse_d = 1.0f / block.d;
+    const __m512 inverse = _mm512_set1_ps(inverse_d);
+    const __m512i n0 = _mm512_cvtps_epi32(_mm512_mul_ps(x0, inverse));
+    const __m512i n1 = _mm512_cvtps_epi32(_mm512_mul_ps(x1, inverse));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(block.q), _mm512_cvtepi32_epi8(n0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(block.q + 16), _mm512_cvtepi32_epi8(n1));
+    const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(n0, n1));
     block.s = block.d * static_cast<float>(sum);
     block.offset = -128 * sum;
-    block.unused = 0;
+    const int wide = __builtin_ctz(at_first);
+    const int32_t n = _mm_cvtss_si32(_mm_set_ss(x[b * kBlockK + wide] * inverse_d));
+    const int32_t high = (n + 8) >> 4;
+    block.q[wide] = static_cast<int8_t>(n - 16 * high);
+    const uint32_t slots = (static_cast<uint32_t>(high) & 255) << wide % 4 * 8;
+    __builtin_memcpy(block.high, &slots, sizeof(slots));
+    block.wide_quad = wide / 4;
   }
 }
 

@@ -62,12 +62,7 @@ void ForEachOutput(const GemmArgs& args, Output output) {
   for (int64_t row = 0; row < args.num_rows; ++row) {
     const auto* group = static_cast<const uint8_t*>(args.w) + row / kPackRows * args.group_bytes;
     const auto lane = static_cast<int>(row % kPackRows);
-    const int64_t terms = args.two_term ? 2 : 1;
-    for (int64_t i = 0; i < args.m; i += terms) {
-      float sum = output(group, lane, i);
-      if (args.two_term) sum += output(group, lane, i + 1);
-      Store(args, i / terms, row, sum);
-    }
+    for (int64_t i = 0; i < args.m; ++i) Store(args, i, row, output(group, lane, i));
   }
 }
 
@@ -80,6 +75,9 @@ void Int8Kernel(const GemmArgs& args) {
     for (int64_t b = 0; b < args.k / kBlockK; ++b) {
       int32_t dot = 0;
       for (int c = 0; c < kBlockK; ++c) dot += Format::Quant(w[b], lane, c) * x[b].q[c];
+      for (int t = 0; t < 4; ++t) {
+        dot += 16 * Format::Quant(w[b], lane, 4 * x[b].wide_quad + t) * x[b].high[t];
+      }
       sum += Format::Scale(w[b], lane) * x[b].d * static_cast<float>(dot);
       sum += Format::Min(w[b], lane) * x[b].s;
     }
@@ -118,27 +116,36 @@ void PlainKernel(const GemmArgs& args) {
 void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {
   for (int64_t b = 0; b < k / kBlockK; ++b, x += kBlockK) {
     ActivationBlock& block = out[b];
-    float largest = 0;
+    block = {};
+    int wide = 0;
     bool finite = true;
     for (int c = 0; c < kBlockK; ++c) {
-      largest = std::fmax(largest, std::fabs(x[c]));
+      if (std::fabs(x[c]) > std::fabs(x[wide])) wide = c;
       finite &= std::isfinite(x[c]);
     }
-    block = {};
     if (!finite) {
       block.d = block.s = NAN;
       continue;
     }
+    const float largest = std::fabs(x[wide]);
     if (largest < 1e-30f) continue;  // all zero, or too small to invert its scale
-    block.d = largest / 127.0f;
+    float range = largest / 16;      // 12 bits must do for the largest
+    for (int c = 0; c < kBlockK; ++c) {
+      if (c != wide) range = std::fmax(range, std::fabs(x[c]));
+    }
+    block.d = range / 127.0f;
     const float inverse = 1.0f / block.d;
     int32_t sum = 0;
     for (int c = 0; c < kBlockK; ++c) {
-      block.q[c] = static_cast<int8_t>(std::lrint(x[c] * inverse));
-      sum += block.q[c];
+      const auto n = static_cast<int32_t>(std::lrint(x[c] * inverse));
+      const int32_t high = c == wide ? (n + 8) >> 4 : 0;
+      block.q[c] = static_cast<int8_t>(n - 16 * high);
+      if (c == wide) block.high[c % 4] = static_cast<int8_t>(high);
+      sum += n;
     }
     block.s = block.d * static_cast<float>(sum);
     block.offset = -128 * sum;
+    block.wide_quad = wide / 4;
   }
 }
 
@@ -160,20 +167,9 @@ absl::Status Matmul(ThreadPool& pool,
                     const PackedMatrix& w,
                     const Epilogue& epilogue,
                     const MutableMatrix& y) {
-  return RunMatmul("Matmul", pool, x, w, epilogue, y, /*two_term=*/false);
-}
-
-absl::Status RunMatmul(absl::string_view op,
-                       ThreadPool& pool,
-                       const Activations& x,
-                       const PackedMatrix& w,
-                       const Epilogue& epilogue,
-                       const MutableMatrix& y,
-                       bool two_term) {
-  if (auto status = CheckView(op, "y[m, n]", y); !status.ok()) return status;
-  if (x.cols() != w.k() || x.rows() != (two_term ? 2 : 1) * y.rows || y.cols != w.n()) {
-    return absl::InvalidArgumentError(absl::StrCat(op,
-                                                   ": x[m, k] [",
+  if (auto status = CheckView("Matmul", "y[m, n]", y); !status.ok()) return status;
+  if (x.cols() != w.k() || x.rows() != y.rows || y.cols != w.n()) {
+    return absl::InvalidArgumentError(absl::StrCat("Matmul: x[m, k] [",
                                                    x.rows(),
                                                    ", ",
                                                    x.cols(),
@@ -191,7 +187,7 @@ absl::Status RunMatmul(absl::string_view op,
   const auto kernel = int8 ? kernels.int8[format] : kernels.float32[format];
   if (kernel == nullptr) {
     return absl::InvalidArgumentError(
-        absl::StrCat(op, ": int8 activations with ", WeightFormatName(w.format()), " weights"));
+        absl::StrCat("Matmul: int8 activations with ", WeightFormatName(w.format()), " weights"));
   }
   if (x.rows() == 0) return absl::OkStatus();
   // Work is dealt in pairs of groups, which the tuned kernels like to take together.
@@ -212,7 +208,6 @@ absl::Status RunMatmul(absl::string_view op,
     args.y_stride = y.row_stride;
     args.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_row;
     args.accumulate = epilogue.accumulate;
-    args.two_term = two_term;
     kernel(args);
   });
   return absl::OkStatus();

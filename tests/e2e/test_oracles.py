@@ -76,14 +76,12 @@ def test_prompt_logprobs(prompts, path):
         assert hits / positions >= 0.99
     else:
         # llama.cpp on the same positions: 0.0653, 0.098, 0.51, 97.1 %.
-        assert mean([abs(d) for d in short]) <= 0.065
-        assert rms <= 0.098
-        assert largest <= 0.51
-        # llama.cpp: 203 of 209. Ours is 198 of 209: near ties fall the other way more often, though the
-        # differences are smaller on every other measure.
-        assert hits / positions >= 0.94
+        assert mean([abs(d) for d in short]) <= 0.045
+        assert rms <= 0.08
+        assert largest <= 0.4
+        assert hits / positions >= 0.971
         # Long prompts must not drift; and perplexity is the same within a little.
-        assert mean([abs(d) for d in every]) <= 0.075
+        assert mean([abs(d) for d in every]) <= 0.04
         assert abs(mean(every)) <= 0.01
 
 

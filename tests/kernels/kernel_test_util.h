@@ -146,6 +146,11 @@ constexpr WeightFormat kAllFormats[] = {WeightFormat::kF32,
 constexpr WeightFormat kQuantizedFormats[] = {
     WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_1};
 
+// Column `c` of a block in units of its scale.
+inline int BlockValue(const ActivationBlock& block, int c) {
+  return block.q[c] + (c / 4 == block.wide_quad ? 16 * block.high[c % 4] : 0);
+}
+
 }  // namespace paceline::kernels
 
 #endif  // PACELINE_TESTS_KERNELS_KERNEL_TEST_UTIL_H_

@@ -22,8 +22,7 @@ absl::StatusOr<Attention> Attention::Load(WeightLoader& loader,
                                 {absl::StrCat(prefix, ".attn_q"),
                                  absl::StrCat(prefix, ".attn_k"),
                                  absl::StrCat(prefix, ".attn_v")},
-                                compute,
-                                InputTerms::kTwo));
+                                compute));
   ASSIGN_OR_RETURN(attention.output_,
                    Linear::Load(loader, {absl::StrCat(prefix, ".attn_output")}, compute));
   return attention;

@@ -40,18 +40,11 @@ class Attention {
   kernels::ActivationForm input_form() const { return qkv_.form(); }
   kernels::ActivationForm projected_form() const { return output_.form(); }
 
-  // Brings normalised rows into the form that Forward takes.
-  absl::Status QuantizeInput(const ForwardContext& context,
-                             const kernels::Matrix& x,  // [m, hidden] f32
-                             kernels::Activations& out) const {
-    return qkv_.Quantize(context, x, out);
-  }
-
   // hidden += attention(x). Writes this layer's keys and values for every row first.
   absl::Status Forward(const ForwardContext& context,
                        const ForwardInput& input,
                        int32_t layer,
-                       const kernels::Activations& x,  // from QuantizeInput
+                       const kernels::Activations& x,  // [m, hidden], normalised
                        const AttentionScratch& scratch,
                        const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
 

@@ -4,15 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/gemm/two_term.h"
 #include "proto/support/status_macros.h"
 
 namespace paceline::worker {
 
 absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
                                     absl::Span<const std::string> names,
-                                    kernels::ComputeType compute,
-                                    InputTerms terms) {
+                                    kernels::ComputeType compute) {
   Linear linear;
   // Adjacent tensors of one type are packed as one matrix, so that they cost one pass.
   for (size_t i = 0; i < names.size();) {
@@ -55,16 +53,7 @@ absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
     }
     row += rows;
   }
-  linear.two_term_ = terms == InputTerms::kTwo && linear.bias_.empty() &&
-                     linear.form_ == kernels::ActivationForm::kInt8;
   return linear;
-}
-
-absl::Status Linear::Quantize(const ForwardContext& context,
-                              const kernels::Matrix& x,
-                              kernels::Activations& out) const {
-  return two_term_ ? kernels::QuantizeTwoTerm(context.pool, x, out)
-                   : kernels::QuantizeActivations(context.pool, x, out);
 }
 
 absl::Status Linear::Forward(const ForwardContext& context,
@@ -76,8 +65,7 @@ absl::Status Linear::Forward(const ForwardContext& context,
     const kernels::Epilogue epilogue{.bias = bias_.empty() ? nullptr : bias_.data() + first,
                                      .accumulate = accumulate};
     const kernels::MutableMatrix out = y.Columns(first, part.n());
-    RETURN_IF_ERROR(two_term_ ? kernels::MatmulTwoTerm(context.pool, x, part, out)
-                              : kernels::Matmul(context.pool, x, part, epilogue, out));
+    RETURN_IF_ERROR(kernels::Matmul(context.pool, x, part, epilogue, out));
     first += part.n();
   }
   return absl::OkStatus();

@@ -18,17 +18,12 @@
 
 namespace paceline::worker {
 
-// How finely an int8 layer's input is quantised (kernels/gemm/two_term.h).
-enum class InputTerms { kOne, kTwo };
-
 class Linear {
  public:
-  // Loads "<name>.weight" of each name and, where the file has one, "<name>.bias". `terms` counts
-  // on the int8 path of a layer without biases only.
+  // Loads "<name>.weight" of each name and, where the file has one, "<name>.bias".
   static absl::StatusOr<Linear> Load(WeightLoader& loader,
                                      absl::Span<const std::string> names,
-                                     kernels::ComputeType compute,
-                                     InputTerms terms = InputTerms::kOne);
+                                     kernels::ComputeType compute);
 
   int64_t input_size() const { return k_; }
   int64_t output_size() const { return n_; }
@@ -38,13 +33,7 @@ class Linear {
   // name.
   const kernels::PackedMatrix& matrix() const { return parts_[0]; }
 
-  // Brings x into the form that Forward takes.
-  absl::Status Quantize(const ForwardContext& context,
-                        const kernels::Matrix& x,  // [m, input_size] f32
-                        kernels::Activations& out) const;
-
-  // y (+)= x W^T + b, for x from Quantize; with one term also from the kernels that quantise their
-  // own output. REQUIRES: not accumulate with two terms.
+  // y (+)= x W^T + b.
   absl::Status Forward(const ForwardContext& context,
                        const kernels::Activations& x,           // [m, input_size]
                        bool accumulate,                         // add to y, not overwrite
@@ -53,7 +42,6 @@ class Linear {
  private:
   int64_t k_ = 0;
   int64_t n_ = 0;
-  bool two_term_ = false;
   kernels::ActivationForm form_ = kernels::ActivationForm::kFloat32;
   std::vector<kernels::PackedMatrix> parts_;  // adjacent ranges of outputs
   std::vector<float> bias_;                   // [n] or empty

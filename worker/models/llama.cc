@@ -94,7 +94,6 @@ class Llama final : public CausalLm {
 
   // Shared by all layers, [max_batch_tokens, …].
   FloatRows hidden_;
-  FloatRows normed_;  // input of attention
   FloatRows qkv_;
   FloatRows attention_output_;
   FloatRows gate_up_;
@@ -109,11 +108,10 @@ absl::Status Llama::LoadWeights(WeightLoader& loader) {
   RETURN_IF_ERROR(LoadRope(loader));
   // The head is the embedding table unless the file brings one of its own.
   if (config_.tied_embeddings) {
-    ASSIGN_OR_RETURN(head_,
-                     Linear::Load(loader, {"token_embd"}, options_.compute, InputTerms::kTwo));
+    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"token_embd"}, options_.compute));
   } else {
     ASSIGN_OR_RETURN(embedding_, Linear::Load(loader, {"token_embd"}, options_.compute));
-    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"output"}, options_.compute, InputTerms::kTwo));
+    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"output"}, options_.compute));
   }
   ASSIGN_OR_RETURN(output_norm_, loader.Vector("output_norm.weight"));
   const AttentionSizes sizes{.num_heads = config_.num_heads,
@@ -154,7 +152,6 @@ absl::Status Llama::AllocateScratch() {
   const int64_t q_size = int64_t{config_.num_heads} * config_.head_dim;
   const int64_t kv_size = int64_t{config_.num_kv_heads} * config_.head_dim;
   RETURN_IF_ERROR(hidden_.Allocate(rows, config_.hidden_size));
-  RETURN_IF_ERROR(normed_.Allocate(rows, config_.hidden_size));
   RETURN_IF_ERROR(qkv_.Allocate(rows, q_size + 2 * kv_size));
   RETURN_IF_ERROR(attention_output_.Allocate(rows, q_size));
   RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * int64_t{config_.intermediate_size}));
@@ -176,8 +173,7 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
     const DecoderLayer& layer = layers_[i];
     kernels::Activations& attention_input = NormBuffer(layer.attention.input_form());
     RETURN_IF_ERROR(kernels::RmsNorm(
-        context.pool, hidden, layer.attention_norm, config_.rms_norm_eps, normed_.view(m)));
-    RETURN_IF_ERROR(layer.attention.QuantizeInput(context, normed_.view(m), attention_input));
+        context.pool, hidden, layer.attention_norm, config_.rms_norm_eps, attention_input));
     const AttentionScratch attention_scratch{
         .qkv = qkv_.view(m),
         .output = attention_output_.view(m),
@@ -207,10 +203,9 @@ absl::Status Llama::ComputeLogits(const ForwardContext& context,
   const kernels::MutableMatrix gathered = gathered_.view(m);
   RETURN_IF_ERROR(
       kernels::GatherRows(context.pool, hidden_.view(options_.max_batch_tokens), rows, gathered));
-  RETURN_IF_ERROR(
-      kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, gathered));
   kernels::Activations& head_input = NormBuffer(head_->form());
-  RETURN_IF_ERROR(head_->Quantize(context, gathered, head_input));
+  RETURN_IF_ERROR(
+      kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
   return head_->Forward(context, head_input, /*accumulate=*/false, logits);
 }
 

@@ -20,7 +20,7 @@ std::vector<double> EffectiveInput(const Activations& x) {
         values.push_back(x.float_row(i)[j]);
       } else {
         const ActivationBlock& block = x.block_row(i)[j / 32];
-        values.push_back(static_cast<double>(block.d) * block.q[j % 32]);
+        values.push_back(static_cast<double>(block.d) * BlockValue(block, j % 32));
       }
     }
   }
@@ -118,9 +118,12 @@ TEST_P(MatmulTest, LargestInt8ValuesDoNotOverflow) {
   for (WeightFormat format : kQuantizedFormats) {
     TestWeights w = RandomWeights(format, 16, 1536, 7);
     for (float sign : {1.0f, -1.0f}) {
-      const std::vector<float> ones(1536, sign * 1000.0f);
-      const auto x = MakeInput(pool_, ActivationForm::kInt8, ones, 1536);
+      std::vector<float> values(1536, sign * 1000.0f);
+      const auto x = MakeInput(pool_, ActivationForm::kInt8, values, 1536);
       ExpectClose(Multiply(pool_, x, PackOrDie(pool_, w)), EffectiveInput(x), w, "all equal");
+      for (int b = 0; b < 48; ++b) values[b * 32 + b * 7 % 32] *= b % 2 == 0 ? 16.0f : -100.0f;
+      const auto wide = MakeInput(pool_, ActivationForm::kInt8, values, 1536);
+      ExpectClose(Multiply(pool_, wide, PackOrDie(pool_, w)), EffectiveInput(wide), w, "wide");
     }
   }
 }
