@@ -5,7 +5,7 @@ VENV := .venv
 space := $(subst ,, )
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build model serve test asan-test bench format
+.PHONY: help deps build model serve test asan-test soak bench format
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ asan-test: deps model ## Run the unit tests under address and undefined-behaviou
 	@cmake --build --preset asan $(if $(ASAN_TARGETS),--target $(ASAN_TARGETS))
 	@ctest --test-dir build/asan --output-on-failure -j2 -L unit \
 	  $(if $(ASAN_TARGETS),-R '^($(subst $(space),|,$(ASAN_TARGETS)))$$')
+
+MINUTES := 5
+soak: build model $(VENV)/ready ## 64 streams for MINUTES=5: every bit right, no process grows
+	@$(VENV)/bin/python tests/e2e/soak.py $(MINUTES)
 
 bench: build model $(VENV)/ready ## Measure beside llama.cpp (builds it once; about 15 minutes)
 	@$(VENV)/bin/python tests/bench/vs_llama_cpp.py --paceline $(PACELINE) --model $(MODEL)

@@ -1,16 +1,15 @@
 """Fixtures of the end-to-end tests; README.md says how to run them."""
 
 import os
-import subprocess
-import sys
 
 import grpc
 import openai
 import pytest
 
-from support.cluster import CANARY, MODEL, MODEL_NAME, ROOT, Cluster, binary
+from support.cluster import CANARY, MODEL, MODEL_NAME, Cluster, binary
 from support.processes import eventually
 from support.rest import Rest
+from support.stubs import make_stubs
 
 # Short contexts make the limits cheap to reach; the cache is small, and far larger than one request.
 CLUSTER_OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "160MiB")
@@ -66,16 +65,7 @@ def client(cluster):
 
 @pytest.fixture(scope="session")
 def pb(tmp_path_factory):
-    """Messages and stubs made from our .proto files, as a user would make them."""
-    out = tmp_path_factory.mktemp("stubs")
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={out}",
-         f"--grpc_python_out={out}", "proto/paceline/v1/inference.proto"], check=True)
-    sys.path.insert(0, str(out))
-    from proto.paceline.v1 import inference_pb2, inference_pb2_grpc
-
-    inference_pb2.InferenceStub = inference_pb2_grpc.InferenceStub
-    return inference_pb2
+    return make_stubs(tmp_path_factory.mktemp("stubs"))
 
 
 @pytest.fixture(scope="session")
