@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/activation/activation_kernels.h"
+#include "kernels/activation/activation_tables.h"
 #include "kernels/activation/silu_mul.h"
-#include "kernels/dispatch.h"
 #include "kernels/gemm/gemm_tables.h"
 
 namespace paceline::kernels {
@@ -11,10 +10,6 @@ namespace {
 
 void SiluMulRow(const float* gate, const float* up, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
-}
-
-const ActivationKernels& Kernels() {
-  return Select(IsaTables<ActivationKernels>{&kActivationPortable, &kActivationAvx512});
 }
 
 absl::Status CheckInputs(const Matrix& gate, const Matrix& up) {
@@ -39,7 +34,7 @@ absl::Status SiluMul(ThreadPool& pool,
   if (out.rows != gate.rows || out.cols != gate.cols) {
     return ShapeMismatch("SiluMul", "gate[m, f]", gate, "out[m, f]", out);
   }
-  const ActivationKernels& kernels = Kernels();
+  const ActivationKernels& kernels = ActiveActivationKernels();
   pool.ForRange(gate.rows, gate.cols / 2, [&](WorkRange rows) {
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       kernels.silu_mul(gate.row(i), up.row(i), gate.cols, out.row(i));
@@ -51,7 +46,7 @@ absl::Status SiluMul(ThreadPool& pool,
 absl::Status SiluMul(ThreadPool& pool, const Matrix& gate, const Matrix& up, Activations& out) {
   if (auto status = CheckInputs(gate, up); !status.ok()) return status;
   if (auto status = out.Resize(gate.rows, gate.cols); !status.ok()) return status;
-  const ActivationKernels& kernels = Kernels();
+  const ActivationKernels& kernels = ActiveActivationKernels();
   const GemmKernels& gemm = ActiveGemmKernels();
   constexpr int64_t kPiece = 512;  // a multiple of the quantiser's block
   pool.ForRange(gate.rows, gate.cols / 2, [&](WorkRange rows) {

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/activation/silu_mul.h"
+#include "kernels/activation/gated_matmul.h"
 #include "kernels/attention/paged_attention.h"
 #include "kernels/dispatch.h"
 #include "kernels/embedding/embed.h"
@@ -186,7 +186,6 @@ struct Step {
     const MutableMatrix x = View(hidden, kHidden);
     const MutableMatrix all = View(qkv, kQkv);
     const MutableMatrix heads = View(attention, kHeads * kHeadDim);
-    const MutableMatrix ffn = View(gate_up, 2 * kFfn);
     for (int32_t l = 0; l < kLayers; ++l) {
       const Layer& layer = model.layers[l];
       Check(RmsNorm(pool, x, model.norm, 1e-5f, input));
@@ -212,10 +211,8 @@ struct Step {
       Mark("o");
       Check(RmsNorm(pool, x, model.norm, 1e-5f, input));
       Mark("norm");
-      Check(Matmul(pool, input, layer.gate_up, {}, ffn));
-      Mark("gate_up");
-      Check(SiluMul(pool, ffn.Columns(0, kFfn), ffn.Columns(kFfn, kFfn), wide));
-      Mark("silu");
+      Check(GatedMatmul(pool, input, layer.gate_up, wide));
+      Mark("gate_up+silu");
       Check(Matmul(pool, wide, layer.down, {.accumulate = true}, x));
       Mark("down");
     }
@@ -280,7 +277,8 @@ void BenchAttention(ThreadPool& pool, Model& model) {
   struct Case {
     int64_t batch, rows, context;
   };
-  for (const Case c : {Case{1, 1, 127}, Case{16, 1, 127},
+  for (const Case c : {Case{1, 1, 127},
+                       Case{16, 1, 127},
                        Case{1, 1, 1023},
                        Case{1, 1, 4095},
                        Case{16, 1, 255},

@@ -3,6 +3,7 @@
 #ifndef PACELINE_WORKER_LAYERS_GATED_MLP_H_
 #define PACELINE_WORKER_LAYERS_GATED_MLP_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -12,7 +13,7 @@
 namespace paceline::worker {
 
 struct GatedMlpScratch {
-  kernels::MutableMatrix gate_up;  // [m, 2 intermediate] f32
+  kernels::MutableMatrix gate_up;  // [m, 2 intermediate] f32; unused when they are fused
   kernels::Activations& inner;     // input of the down projection
 };
 
@@ -23,7 +24,9 @@ class GatedMlp {
                                        const std::string& prefix,
                                        kernels::ComputeType compute);
 
-  kernels::ActivationForm input_form() const { return gate_up_.form(); }
+  kernels::ActivationForm input_form() const {
+    return fused_.has_value() ? kernels::ActivationForm::kInt8 : gate_up_.form();
+  }
   kernels::ActivationForm inner_form() const { return down_.form(); }
 
   // hidden += mlp(x).
@@ -33,7 +36,8 @@ class GatedMlp {
                        const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
 
  private:
-  Linear gate_up_;
+  std::optional<kernels::PackedMatrix> fused_;  // gate and up by turns, when they allow it
+  Linear gate_up_;                              // else
   Linear down_;
 };
 

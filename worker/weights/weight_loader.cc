@@ -29,6 +29,32 @@ kernels::WeightFormat ToWeightFormat(model::TensorType type) {
   PACELINE_CHECK(false, "tensor type without a weight format");
 }
 
+// The same rows, `turn_rows` of each source at a time.
+absl::StatusOr<std::vector<kernels::MatrixSource>> ByTurns(
+    absl::Span<const std::string> names,
+    const std::vector<kernels::MatrixSource>& sources,
+    int64_t row_bytes,
+    int64_t turn_rows) {
+  std::vector<kernels::MatrixSource> turns;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (sources[i].num_rows != sources[0].num_rows || sources[i].num_rows % turn_rows != 0) {
+      return absl::InvalidArgumentError(absl::StrCat("gguf: tensor '",
+                                                     names[i],
+                                                     "' has ",
+                                                     sources[i].num_rows,
+                                                     " rows, which do not go with '",
+                                                     names[0],
+                                                     "'"));
+    }
+  }
+  for (int64_t row = 0; row < sources[0].num_rows; row += turn_rows) {
+    for (const kernels::MatrixSource& source : sources) {
+      turns.push_back({.data = source.data + row * row_bytes, .num_rows = turn_rows});
+    }
+  }
+  return turns;
+}
+
 }  // namespace
 
 absl::StatusOr<const model::TensorInfo*> WeightLoader::Find(const std::string& name) const {
@@ -48,7 +74,8 @@ absl::StatusOr<int64_t> WeightLoader::Rows(const std::string& name) const {
   return tensor->shape.size() < 2 ? int64_t{1} : tensor->shape[1];
 }
 
-absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const std::string> names) {
+absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const std::string> names,
+                                                           int64_t turn_rows) {
   std::vector<kernels::MatrixSource> sources;
   int64_t k = 0;
   int64_t bytes = 0;
@@ -67,6 +94,10 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const std:
     type = tensor->type;
     bytes += tensor->num_bytes;
     sources.push_back({.data = tensor->data, .num_rows = tensor->shape[1]});
+  }
+  if (turn_rows > 0) {
+    const int64_t row_bytes = kernels::RowBytes(ToWeightFormat(type), k);
+    ASSIGN_OR_RETURN(sources, ByTurns(names, sources, row_bytes, turn_rows));
   }
   ASSIGN_OR_RETURN(kernels::PackedMatrix packed,
                    kernels::PackRows(pool_, ToWeightFormat(type), sources, k));

@@ -25,9 +25,11 @@ class WeightLoader {
   WeightLoader(const model::GgufFile& file, kernels::ThreadPool& pool, Progress progress)
       : file_(file), pool_(pool), progress_(std::move(progress)) {}
 
-  // One or more [n_i, k] tensors with the same k and type, their rows packed as one matrix in
-  // order. NotFound names a missing tensor.
-  absl::StatusOr<kernels::PackedMatrix> Matrix(absl::Span<const std::string> names);
+  // One or more [n_i, k] tensors with the same k and type, their rows packed as one matrix: one
+  // tensor after the other or, with `turn_rows`, by turns of so many rows, of which each n_i must
+  // be a multiple and all n_i the same. NotFound names a missing tensor.
+  absl::StatusOr<kernels::PackedMatrix> Matrix(absl::Span<const std::string> names,
+                                               int64_t turn_rows = 0);
 
   // A tensor as float32. NotFound names a missing tensor.
   absl::StatusOr<std::vector<float>> Vector(const std::string& name);
