@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "cli/version.h"
 #include "proto/support/clock.h"
+#include "proto/support/status_grpc.h"
 #include "proto/support/status_macros.h"
 #include "router/core/request_context.h"
 
@@ -46,13 +47,16 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
   ASSIGN_OR_RETURN(servers->keys_, ParseKeys("--api-key", options.api_keys));
   const router::Authenticate authenticate = MakeAuthenticate(servers->keys_);
 
-  servers->api_handler_ = std::make_unique<router::ApiHandler>(
-      router::ApiHandler::Options{.service = &core.service(),
-                                  .executor = &core.text_threads(),
-                                  .authenticate = authenticate,
-                                  .parse = {.allow_unknown_fields = options.allow_unknown_fields},
-                                  .version = kVersion,
-                                  .on_answered = nullptr});
+  servers->api_handler_ = std::make_unique<router::ApiHandler>(router::ApiHandler::Options{
+      .service = &core.service(),
+      .executor = &core.text_threads(),
+      .authenticate = authenticate,
+      .parse = {.allow_unknown_fields = options.allow_unknown_fields},
+      .version = kVersion,
+      .on_answered = [&core](const router::HttpAccess& access) {
+        core.metrics().OnAnswered(
+            access.route, StatusCodeOfHttp(access.status), access.tenant_class);
+      }});
   servers->operator_handler_ = std::make_unique<router::OperatorHandler>(
       router::OperatorHandler::Options{.metrics_text = [&core] { return core.metrics().Text(); },
                                        .status = [raw = servers.get()] { return raw->Status(); },
@@ -71,12 +75,15 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
                               .port = static_cast<uint16_t>(options.grpc_port)},
       &core.service(),
       &core.text_threads(),
-      authenticate);
+      authenticate,
+      [&core](const router::GrpcAccess& access) {
+        core.metrics().OnAnswered(access.route, access.code, access.tenant_class);
+      });
   RETURN_IF_ERROR(servers->MakeAdmin(options));
   RETURN_IF_ERROR(servers->operator_->Start());
   if (servers->admin_ != nullptr) RETURN_IF_ERROR(servers->admin_->Start());
+  RETURN_IF_ERROR(servers->http_->Start());  // first: it says plainly what is wrong with a host
   RETURN_IF_ERROR(servers->grpc_->Start());
-  RETURN_IF_ERROR(servers->http_->Start());
   return servers;
 }
 

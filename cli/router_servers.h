@@ -20,7 +20,7 @@ namespace paceline::cli {
 
 class RouterServers {
  public:
-  // Binds every port before it serves on any. Unavailable names the address that cannot be had;
+  // Unavailable names the address that cannot be had;
   // InvalidArgument the option at fault. `core` must outlive the servers.
   static absl::StatusOr<std::unique_ptr<RouterServers>> Start(const RouterOptions& options,
                                                               router::RouterCore& core);

@@ -48,4 +48,14 @@ int HttpStatusCode(absl::StatusCode code) {
   }
 }
 
+absl::StatusCode StatusCodeOfHttp(int http_status) {
+  for (int code = 0; code <= 16; ++code) {
+    const auto status = static_cast<absl::StatusCode>(code);
+    const int http = HttpStatusCode(status);
+    if (http == http_status && http != 500) return status;
+  }
+  const bool is_clients_fault = http_status < 500 || http_status == 505;
+  return is_clients_fault ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kInternal;
+}
+
 }  // namespace paceline

@@ -17,6 +17,8 @@ absl::Status FromGrpcStatus(const grpc::Status& status);
 // 403, NOT_FOUND 404, RESOURCE_EXHAUSTED 429, CANCELLED 499, UNIMPLEMENTED 501, UNAVAILABLE 503,
 // DEADLINE_EXCEEDED 504, everything else 500.
 int HttpStatusCode(absl::StatusCode code);
+// And back: any other 4xx, and 505, are INVALID_ARGUMENT; any other 5xx is INTERNAL.
+absl::StatusCode StatusCodeOfHttp(int http_status);
 
 }  // namespace paceline
 

@@ -60,6 +60,12 @@ inline std::variant<std::string, ApiError> TenantOf(const Authenticate& authenti
   return authenticate(*key);
 }
 
+// A metric's label: "none" for who was not asked or not let in, "default" without keys, "keyed".
+inline std::string_view TenantClass(std::string_view tenant) {
+  if (tenant.empty()) return "none";
+  return tenant == kDefaultTenant ? "default" : "keyed";
+}
+
 // 1..128 printable ASCII characters.
 inline bool IsValidRequestId(std::string_view id) {
   return !id.empty() && id.size() <= kMaxRequestIdBytes &&

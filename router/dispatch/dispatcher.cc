@@ -43,28 +43,6 @@ int64_t DeadlineOf(const CallRequest& request, int64_t now_ns) {
   return deadline_ns;
 }
 
-// Lower-case name of a status code: a metric label.
-std::string_view CodeLabel(absl::StatusCode code) {
-  switch (code) {
-    case absl::StatusCode::kOk:
-      return "ok";
-    case absl::StatusCode::kCancelled:
-      return "cancelled";
-    case absl::StatusCode::kInvalidArgument:
-      return "invalid_argument";
-    case absl::StatusCode::kDeadlineExceeded:
-      return "deadline_exceeded";
-    case absl::StatusCode::kNotFound:
-      return "not_found";
-    case absl::StatusCode::kResourceExhausted:
-      return "resource_exhausted";
-    case absl::StatusCode::kUnavailable:
-      return "unavailable";
-    default:
-      return "internal";
-  }
-}
-
 // The label of a call that was refused before it ran.
 std::string_view RejectLabel(const ApiError& error) {
   for (const char* code : {"queue_full",
@@ -274,7 +252,7 @@ void Dispatcher::OnWaitTimer(uint64_t id) {
 void Dispatcher::Complete(const CallPtr& call) {
   const v1::Usage usage = call->UsageSoFar();
   const bool is_length = call->choices[0].finish_reason == v1::FINISH_REASON_LENGTH;
-  RecordFinished(*call, "ok", is_length ? "length" : "stop");
+  RecordFinished(*call, absl::StatusCode::kOk, is_length ? "length" : "stop");
   Release(call);
   call->sink->OnDone(usage);
 }
@@ -282,7 +260,7 @@ void Dispatcher::Complete(const CallPtr& call) {
 void Dispatcher::Fail(const CallPtr& call, const ApiError& error) {
   if (call->sent_ns == 0) metrics_->OnReject(RejectLabel(error));
   const bool is_abort = error.status == absl::StatusCode::kCancelled;
-  RecordFinished(*call, CodeLabel(error.status), is_abort ? "abort" : "error");
+  RecordFinished(*call, error.status, is_abort ? "abort" : "error");
   Release(call);
   call->sink->OnError(error);
 }
@@ -302,29 +280,25 @@ void Dispatcher::Release(const CallPtr& call) {
 }
 
 void Dispatcher::RecordFinished(const CallState& call,
-                                std::string_view code,
+                                absl::StatusCode code,
                                 std::string_view finished) {
   spdlog::debug("request {} ends: {}{}",
                 call.request_id.empty() ? "(not prepared)" : call.request_id,
-                code,
+                absl::StatusCodeToString(code),
                 TraceNote(call.request.traceparent));
-  metrics_->OnFinished(
-      {.model = call.model == nullptr ? "" : call.model->info.id(),
-       .replica = call.last_replica,
-       .is_chat = std::holds_alternative<v1::ChatRequest>(call.request.body),
-       .has_key = !call.request.tenant.empty() && call.request.tenant != kAnonymousTenant,
-       .code = code,
-       .finished = finished,
-       .arrived_ns = call.arrived_ns,
-       .queued_ns = call.queued_ns,
-       .sent_ns = call.sent_ns,
-       .first_token_ns = call.first_token_ns,
-       .last_token_ns = call.last_token_ns,
-       .finished_ns = loop_->clock().NowNs(),
-       .prompt_tokens = static_cast<int64_t>(call.prepared.prompt_ids.size()),
-       .generation_tokens = call.UsageSoFar().completion_tokens(),
-       .max_tokens = call.prepared.request.sampling.max_tokens(),
-       .n = std::max<int32_t>(1, static_cast<int32_t>(call.choices.size()))});
+  metrics_->OnFinished({.model = call.model == nullptr ? "" : call.model->info.id(),
+                        .replica = call.last_replica,
+                        .finished = finished,
+                        .arrived_ns = call.arrived_ns,
+                        .queued_ns = call.queued_ns,
+                        .sent_ns = call.sent_ns,
+                        .first_token_ns = call.first_token_ns,
+                        .last_token_ns = call.last_token_ns,
+                        .finished_ns = loop_->clock().NowNs(),
+                        .prompt_tokens = static_cast<int64_t>(call.prepared.prompt_ids.size()),
+                        .generation_tokens = call.UsageSoFar().completion_tokens(),
+                        .max_tokens = call.prepared.request.sampling.max_tokens(),
+                        .n = std::max<int32_t>(1, static_cast<int32_t>(call.choices.size()))});
 }
 
 void Dispatcher::Cancel(uint64_t id) {

@@ -138,7 +138,7 @@ class Dispatcher final : public Service, private FleetListener {
   void Complete(const CallPtr& call);
   void Fail(const CallPtr& call, const ApiError& error);
   void Release(const CallPtr& call);
-  void RecordFinished(const CallState& call, std::string_view code, std::string_view finished);
+  void RecordFinished(const CallState& call, absl::StatusCode code, std::string_view finished);
   void Cancel(uint64_t id);
   void OnReader(uint64_t id, bool is_slow);
   CallPtr Find(uint64_t id) const;

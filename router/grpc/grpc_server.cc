@@ -16,11 +16,12 @@ constexpr auto kLastWords = std::chrono::seconds(1);
 GrpcServer::GrpcServer(ListenerOptions options,
                        Service* service,
                        Executor* executor,
-                       Authenticate authenticate)
+                       Authenticate authenticate,
+                       OnGrpcAnswered on_answered)
     : options_(std::move(options)),
       service_(service),
       authenticate_(std::move(authenticate)),
-      inference_(service, executor, authenticate_) {}
+      inference_(service, executor, authenticate_, std::move(on_answered)) {}
 
 GrpcServer::~GrpcServer() { Stop(std::chrono::milliseconds(0)); }
 

@@ -27,7 +27,8 @@ class GrpcServer {
   GrpcServer(ListenerOptions options,
              Service* service,
              Executor* executor,
-             Authenticate authenticate);
+             Authenticate authenticate,
+             OnGrpcAnswered on_answered = nullptr);
   // Stops at once.
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;

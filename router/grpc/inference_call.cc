@@ -31,8 +31,9 @@ class UnaryState final : public CallSink, public LiveCall {
  public:
   UnaryState(grpc::CallbackServerContext* context,
              grpc::ServerUnaryReactor* reactor,
+             AccessReport report,
              Response* response)
-      : context_(context), reactor_(reactor), response_(response) {}
+      : context_(context), reactor_(reactor), response_(response), report_(report) {}
 
   void SetHandle(std::shared_ptr<CallHandle> handle) {
     {
@@ -57,6 +58,7 @@ class UnaryState final : public CallSink, public LiveCall {
     } else {
       *response_ = collector_.Take(usage);
     }
+    report_.Send(absl::StatusCode::kOk);
     reactor_->Finish(grpc::Status::OK);
   }
 
@@ -64,6 +66,7 @@ class UnaryState final : public CallSink, public LiveCall {
 
   void End(const ApiError& error) override {
     if (!MarkFinished()) return;
+    report_.Send(error.status);
     reactor_->Finish(FinishStatus(error, *context_));
     std::shared_ptr<CallHandle> handle;
     {
@@ -83,7 +86,8 @@ class UnaryState final : public CallSink, public LiveCall {
   grpc::CallbackServerContext* const context_;
   grpc::ServerUnaryReactor* const reactor_;
   Response* const response_;
-  std::mutex mutex_;  // guards everything below
+  AccessReport report_;  // used by whoever may finish
+  std::mutex mutex_;     // guards everything below
   std::shared_ptr<CallHandle> handle_;
   ChunkCollector collector_;
   bool finished_ = false;
@@ -93,9 +97,10 @@ template <class Response>
 class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
   UnaryReactor(grpc::CallbackServerContext* context,
+               AccessReport report,
                Response* response,
                std::shared_ptr<LiveCalls> live_calls)
-      : state_(std::make_shared<UnaryState<Response>>(context, this, response)),
+      : state_(std::make_shared<UnaryState<Response>>(context, this, report, response)),
         live_calls_(std::move(live_calls)) {
     live_calls_->Add(state_);
   }
@@ -118,8 +123,10 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 template <class Chunk>
 class StreamState final : public CallSink, public LiveCall {
  public:
-  StreamState(grpc::CallbackServerContext* context, grpc::ServerWriteReactor<Chunk>* reactor)
-      : context_(context), reactor_(reactor) {}
+  StreamState(grpc::CallbackServerContext* context,
+              grpc::ServerWriteReactor<Chunk>* reactor,
+              AccessReport report)
+      : context_(context), reactor_(reactor), report_(report) {}
 
   void SetHandle(std::shared_ptr<CallHandle> handle) {
     bool ended;
@@ -245,6 +252,7 @@ class StreamState final : public CallSink, public LiveCall {
       }
     }
     if (!finishes) return reactor_->StartWrite(&message_);
+    report_.Send(error_ ? error_->status : absl::StatusCode::kOk);
     reactor_->Finish(error_ ? FinishStatus(*error_, *context_) : grpc::Status::OK);
   }
 
@@ -265,6 +273,7 @@ class StreamState final : public CallSink, public LiveCall {
 
   grpc::CallbackServerContext* const context_;
   grpc::ServerWriteReactor<Chunk>* const reactor_;  // lives until finished_
+  AccessReport report_;                             // used by whoever sets finished_
 
   std::mutex mutex_;  // guards everything up to the next mutex, but see Proceed
   std::shared_ptr<CallHandle> handle_;
@@ -286,8 +295,10 @@ class StreamState final : public CallSink, public LiveCall {
 template <class Chunk>
 class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
  public:
-  StreamReactor(grpc::CallbackServerContext* context, std::shared_ptr<LiveCalls> live_calls)
-      : state_(std::make_shared<StreamState<Chunk>>(context, this)),
+  StreamReactor(grpc::CallbackServerContext* context,
+                AccessReport report,
+                std::shared_ptr<LiveCalls> live_calls)
+      : state_(std::make_shared<StreamState<Chunk>>(context, this, report)),
         live_calls_(std::move(live_calls)) {
     live_calls_->Add(state_);
   }
@@ -354,9 +365,10 @@ template <class Response>
 grpc::ServerUnaryReactor* StartUnaryCall(grpc::CallbackServerContext* context,
                                          Service* service,
                                          CallRequest call,
+                                         AccessReport report,
                                          std::shared_ptr<LiveCalls> live_calls,
                                          Response* response) {
-  auto* reactor = new UnaryReactor<Response>(context, response, std::move(live_calls));
+  auto* reactor = new UnaryReactor<Response>(context, report, response, std::move(live_calls));
   const auto state = reactor->state();  // the reactor may be gone before Start returns
   state->SetHandle(service->Start(std::move(call), state));
   return reactor;
@@ -366,8 +378,9 @@ template <class Chunk>
 grpc::ServerWriteReactor<Chunk>* StartStreamCall(grpc::CallbackServerContext* context,
                                                  Service* service,
                                                  CallRequest call,
+                                                 AccessReport report,
                                                  std::shared_ptr<LiveCalls> live_calls) {
-  auto* reactor = new StreamReactor<Chunk>(context, std::move(live_calls));
+  auto* reactor = new StreamReactor<Chunk>(context, report, std::move(live_calls));
   const auto state = reactor->state();
   state->SetHandle(service->Start(std::move(call), state));
   return reactor;
@@ -381,17 +394,19 @@ grpc::ServerWriteReactor<Chunk>* RefuseStream(grpc::Status status) {
 template grpc::ServerUnaryReactor* StartUnaryCall(grpc::CallbackServerContext*,
                                                   Service*,
                                                   CallRequest,
+                                                  AccessReport,
                                                   std::shared_ptr<LiveCalls>,
                                                   v1::GenerateResponse*);
 template grpc::ServerUnaryReactor* StartUnaryCall(grpc::CallbackServerContext*,
                                                   Service*,
                                                   CallRequest,
+                                                  AccessReport,
                                                   std::shared_ptr<LiveCalls>,
                                                   v1::ChatResponse*);
 template grpc::ServerWriteReactor<v1::GenerateChunk>* StartStreamCall<v1::GenerateChunk>(
-    grpc::CallbackServerContext*, Service*, CallRequest, std::shared_ptr<LiveCalls>);
+    grpc::CallbackServerContext*, Service*, CallRequest, AccessReport, std::shared_ptr<LiveCalls>);
 template grpc::ServerWriteReactor<v1::ChatChunk>* StartStreamCall<v1::ChatChunk>(
-    grpc::CallbackServerContext*, Service*, CallRequest, std::shared_ptr<LiveCalls>);
+    grpc::CallbackServerContext*, Service*, CallRequest, AccessReport, std::shared_ptr<LiveCalls>);
 template grpc::ServerWriteReactor<v1::GenerateChunk>* RefuseStream<v1::GenerateChunk>(grpc::Status);
 template grpc::ServerWriteReactor<v1::ChatChunk>* RefuseStream<v1::ChatChunk>(grpc::Status);
 

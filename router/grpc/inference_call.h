@@ -10,6 +10,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "proto/paceline/v1/inference.pb.h"
 #include "router/core/call.h"
+#include "router/grpc/call_context.h"
 #include "router/grpc/live_calls.h"
 
 namespace paceline::router {
@@ -23,6 +24,7 @@ template <class Response>
 grpc::ServerUnaryReactor* StartUnaryCall(grpc::CallbackServerContext* context,
                                          Service* service,
                                          CallRequest call,
+                                         AccessReport report,
                                          std::shared_ptr<LiveCalls> live_calls,
                                          Response* response);
 
@@ -31,6 +33,7 @@ template <class Chunk>
 grpc::ServerWriteReactor<Chunk>* StartStreamCall(grpc::CallbackServerContext* context,
                                                  Service* service,
                                                  CallRequest call,
+                                                 AccessReport report,
                                                  std::shared_ptr<LiveCalls> live_calls);
 
 // A stream that is refused before it begins.

@@ -3,11 +3,13 @@
 #define PACELINE_ROUTER_GRPC_INFERENCE_SERVICE_H_
 
 #include <memory>
+#include <string_view>
 
 #include "proto/paceline/v1/inference.grpc.pb.h"
 #include "router/core/call.h"
 #include "router/core/request_context.h"
 #include "router/core/thread_pool.h"
+#include "router/grpc/call_context.h"
 #include "router/grpc/live_calls.h"
 
 namespace paceline::router {
@@ -16,7 +18,10 @@ class InferenceService final : public v1::Inference::CallbackService {
  public:
   // `service` and `executor` must outlive the server that this is registered with. The executor
   // runs Tokenize and Detokenize; null: gRPC's own threads do.
-  InferenceService(router::Service* service, Executor* executor, Authenticate authenticate);
+  InferenceService(router::Service* service,
+                   Executor* executor,
+                   Authenticate authenticate,
+                   OnGrpcAnswered on_answered);
 
   // Calls that are running, for an orderly end.
   LiveCalls& live_calls() { return *live_calls_; }
@@ -48,9 +53,26 @@ class InferenceService final : public v1::Inference::CallbackService {
                                      v1::ModelInfo* response) override;
 
  private:
+  template <class Response, class Request>
+  grpc::ServerUnaryReactor* Unary(grpc::CallbackServerContext* context,
+                                  std::string_view route,
+                                  const Request& request,
+                                  Response* response);
+  template <class Chunk, class Request>
+  grpc::ServerWriteReactor<Chunk>* Stream(grpc::CallbackServerContext* context,
+                                          std::string_view route,
+                                          const Request& request);
+  // Runs `answer`, which returns nullopt or an error, if the caller has a key.
+  template <class Answer>
+  grpc::ServerUnaryReactor* Simple(grpc::CallbackServerContext* context,
+                                   std::string_view route,
+                                   Executor* executor,
+                                   Answer answer);
+
   router::Service* const service_;
   Executor* const executor_;
   const Authenticate authenticate_;
+  const OnGrpcAnswered on_answered_;
   const std::shared_ptr<LiveCalls> live_calls_ = std::make_shared<LiveCalls>();
 };
 

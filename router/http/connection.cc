@@ -234,6 +234,7 @@ void Connection::Refuse(int status) {
   request.arrival_ns = arrival_ns_;
   request.request_id = reader_.head().request_id;
   request.route_label = reader_.head().route_label;
+  request.tenant = reader_.head().tenant;
   OpenExchange(request);
   HttpResponse response = handler_->Refuse(status);
   response.close = true;
@@ -346,7 +347,7 @@ void Connection::Close() {
   if (exchange) {
     const auto observer = exchange->observer();
     HttpAccess access = exchange->access();
-    if (access.status == 0) access.status = 499;
+    if (access.status < 400) access.status = 499;
     exchange->Detach();
     handler_->OnAnswered(access);
     if (observer) observer->OnDisconnect();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "proto/support/clock.h"
+#include "router/core/request_context.h"
 #include "router/http/connection.h"
 
 namespace paceline::router {
@@ -73,6 +74,7 @@ void AppendHeader(std::string_view name, std::string_view value, std::string* ou
 ConnectionExchange::ConnectionExchange(std::shared_ptr<Connection> connection,
                                        const HttpRequest& request)
     : route_(request.route_label),
+      tenant_class_(TenantClass(request.tenant)),
       request_id_(request.request_id),
       arrival_ns_(request.arrival_ns),
       is_head_request_(request.method == "HEAD"),
@@ -106,10 +108,18 @@ void ConnectionExchange::Write(std::string_view bytes) {
   Wake();
 }
 
-void ConnectionExchange::Finish(bool close) {
+void ConnectionExchange::Finish() {
   const std::lock_guard lock(mutex_);
   if (!connection_ || finished_) return;
-  close_ |= close;
+  finished_ = true;
+  Wake();
+}
+
+void ConnectionExchange::FinishFailed(int status) {
+  const std::lock_guard lock(mutex_);
+  if (!connection_ || finished_) return;
+  close_ = true;
+  status_ = status;
   finished_ = true;
   Wake();
 }
@@ -167,8 +177,10 @@ std::shared_ptr<ExchangeObserver> ConnectionExchange::observer() const {
 
 HttpAccess ConnectionExchange::access() const {
   const std::lock_guard lock(mutex_);
-  return HttpAccess{
-      .route = route_, .status = status_, .duration_ns = SteadyClock::Get().NowNs() - arrival_ns_};
+  return HttpAccess{.route = route_,
+                    .status = status_,
+                    .tenant_class = tenant_class_,
+                    .duration_ns = SteadyClock::Get().NowNs() - arrival_ns_};
 }
 
 void ConnectionExchange::Detach() {

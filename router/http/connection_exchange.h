@@ -28,7 +28,8 @@ class ConnectionExchange final : public Exchange {
   void Respond(HttpResponse response) override;
   void StartStream(HttpResponse head) override;
   void Write(std::string_view bytes) override;
-  void Finish(bool close) override;
+  void Finish() override;
+  void FinishFailed(int status) override;
   int64_t UnsentBytes() const override;
   void SetObserver(std::shared_ptr<ExchangeObserver> observer) override;
 
@@ -54,6 +55,7 @@ class ConnectionExchange final : public Exchange {
   void AppendHead(const HttpResponse& response);
 
   const std::string_view route_;
+  const std::string_view tenant_class_;
   const std::string request_id_;
   const int64_t arrival_ns_;
   const bool is_head_request_;

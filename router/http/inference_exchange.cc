@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "router/http/api_handler.h"
+#include "router/openai/errors.h"
 
 namespace paceline::router {
 namespace {
@@ -110,7 +111,7 @@ void InferenceExchange::OnError(const ApiError& error) {
       std::string events;
       StreamWriter::Error(error, &events);
       exchange_->Write(events);
-      exchange_->Finish(/*close=*/true);
+      exchange_->FinishFailed(HttpStatusOf(error));
     } else {
       exchange_->Respond(ErrorResponse(error));
     }
@@ -147,7 +148,7 @@ void InferenceExchange::SendAnswer() {
     std::string events;
     writer_.Done(SumOf(usage_), &events);
     exchange_->Write(events);
-    exchange_->Finish(/*close=*/false);
+    exchange_->Finish();
     return;
   }
   std::vector<v1::GenerateResponse> prompts;

@@ -55,8 +55,8 @@ class ExchangeObserver {
   virtual void OnServerStop() = 0;
 };
 
-// The answer to one request: either Respond, or StartStream, Write…, Finish. Implemented by the
-// connection. Any thread; never blocks. After a disconnect everything is dropped.
+// The answer to one request: either Respond, or StartStream, Write…, Finish(Failed). Implemented by
+// the connection. Any thread; never blocks. After a disconnect everything is dropped.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -64,7 +64,10 @@ class Exchange {
   // `head.body` is ignored.
   virtual void StartStream(HttpResponse head) = 0;
   virtual void Write(std::string_view bytes) = 0;
-  virtual void Finish(bool close) = 0;
+  virtual void Finish() = 0;
+  // Instead of Finish when the stream ends badly: closes the connection. `status` is what the
+  // answer would have had, for OnAnswered.
+  virtual void FinishFailed(int status) = 0;
   // Bytes that the kernel has not taken yet.
   virtual int64_t UnsentBytes() const = 0;
   // Call before the first of the above, at most once. Held until the answer is complete.
@@ -72,8 +75,9 @@ class Exchange {
 };
 
 struct HttpAccess {
-  std::string_view route;  // HttpRequest::route_label; empty: none matched
-  int status = 0;          // 499: the client went away first
+  std::string_view route;         // HttpRequest::route_label; empty: none matched
+  int status = 0;                 // 499: the client went away first
+  std::string_view tenant_class;  // static storage
   int64_t duration_ns = 0;
 };
 

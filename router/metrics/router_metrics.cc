@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
@@ -123,8 +124,8 @@ struct RouterMetrics::State {
   prometheus::Registry registry;
   prometheus::Registry vllm_registry;
 
-  Family<Counter>& requests =
-      NewCounter("paceline_router_requests_total", "Finished calls by route, code, tenant class");
+  Family<Counter>& requests = NewCounter("paceline_router_requests_total",
+                                         "Answered requests by route, code, tenant class");
   Family<Counter>& rejects = NewCounter("paceline_router_admission_rejects_total",
                                         "Calls refused before they ran, by reason");
   Family<Counter>& picks =
@@ -234,13 +235,18 @@ std::string RouterMetrics::Text() const {
   return prometheus::TextSerializer().Serialize(families);
 }
 
+void RouterMetrics::OnAnswered(std::string_view route,
+                               absl::StatusCode code,
+                               std::string_view tenant_class) {
+  state_->requests
+      .Add({{"route", route.empty() ? "other" : std::string(route)},
+            {"code", absl::AsciiStrToLower(absl::StatusCodeToString(code))},
+            {"tenant_class", std::string(tenant_class)}})
+      .Increment();
+}
+
 void RouterMetrics::OnFinished(const CallStats& call) {
   State& s = *state_;
-  s.requests
-      .Add({{"route", call.is_chat ? "chat" : "generate"},
-            {"code", std::string(call.code)},
-            {"tenant_class", call.has_key ? "keyed" : "default"}})
-      .Increment();
   if (call.model.empty() || call.replica.empty()) return;
   s.vllm_success
       .Add({{"model_name", call.model},

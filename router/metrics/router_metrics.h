@@ -1,7 +1,7 @@
 // The router's metrics: its own paceline_router_* and those vllm:* that describe whole requests
 // (the engine's own numbers come from the workers). Label values are bounded: models and replicas
-// of the fleet, and constants of ours; never a user's string. Owned by the process. Text: any
-// thread. Everything else: the router's loop thread.
+// of the fleet, and constants of ours; never a user's string. Owned by the process. Text and
+// OnAnswered: any thread. Everything else: the router's loop thread.
 #ifndef PACELINE_ROUTER_METRICS_ROUTER_METRICS_H_
 #define PACELINE_ROUTER_METRICS_ROUTER_METRICS_H_
 
@@ -10,15 +10,14 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/status.h"
+
 namespace paceline::router {
 
 // A finished call, whatever its outcome. Times are steady-clock nanoseconds; 0: never happened.
 struct CallStats {
-  std::string model;    // empty: none that is served
-  std::string replica;  // that finished it; empty: none ran it
-  bool is_chat = false;
-  bool has_key = false;       // tenant class
-  std::string_view code;      // "ok" or the error's status in lower case (constant)
+  std::string model;          // empty: none that is served
+  std::string replica;        // that finished it; empty: none ran it
   std::string_view finished;  // vLLM's finished_reason: stop length abort error
   int64_t arrived_ns = 0;
   int64_t queued_ns = 0;
@@ -60,6 +59,9 @@ class RouterMetrics {
   // Everything in Prometheus's text format.
   std::string Text() const;
 
+  // A front end answered a request, whatever it said. `route` is empty if there is none such.
+  void OnAnswered(std::string_view route, absl::StatusCode code, std::string_view tenant_class);
+  // The core ended a call.
   void OnFinished(const CallStats& call);
   // The prompt of a call that starts to run, and its way from arrival, less its time in the queue.
   void OnSent(const std::string& model, int64_t matched_tokens, double added_seconds);

@@ -20,6 +20,7 @@
 #include "router/fleet/grpc_worker_link.h"
 #include "tests/fakes/fake_service.h"
 #include "tests/fakes/fake_worker.h"
+#include "tests/router/http/raw_client.h"
 
 namespace paceline::cli {
 namespace {
@@ -216,6 +217,37 @@ TEST_F(RouterServersTest, KeysWithoutAPortAndEmptyKeysAreRefused) {
   options_.admin_port = 0;
   options_.admin_keys = {""};
   EXPECT_EQ(Start().message(), "--admin-key: set, but holds no key");
+}
+
+TEST_F(RouterServersTest, MetricsCountWhatIsRefusedToo) {
+  options_.api_keys = {"api-key"};
+  for (const auto& worker : workers_) worker->StepEvery(1000);
+  StartReady();
+  const std::string json = "Content-Type: application/json\r\n";
+  const std::string key = json + "Authorization: Bearer api-key\r\n";
+  const auto post = [&](const std::string& body, const std::string& headers) {
+    return router::RoundTrip(static_cast<uint16_t>(servers_->http_port()),
+                             router::PostRequest("/v1/completions", body, headers))
+        .status;
+  };
+  EXPECT_EQ(post(R"({"prompt":"a","max_tokens":2})", key), 200);
+  EXPECT_EQ(post(R"({"prompt":)", key), 400);
+  EXPECT_EQ(post(R"({"prompt":"a"})", json), 401);
+  grpc::ClientContext context;
+  v1::GenerateResponse response;
+  EXPECT_FALSE(inference_->Generate(&context, Prompt("a", 2), &response).ok());
+  for (const char* series :
+       {R"({code="ok",route="/v1/completions",tenant_class="keyed"} 1)",
+        R"({code="invalid_argument",route="/v1/completions",tenant_class="keyed"} 1)",
+        R"({code="unauthenticated",route="/v1/completions",tenant_class="none"} 1)",
+        R"({code="unauthenticated",route="Inference/Generate",tenant_class="none"} 1)"}) {
+    EXPECT_TRUE(WaitFor([&] {
+      const std::string text = router::RoundTrip(static_cast<uint16_t>(servers_->operator_port()),
+                                                 router::GetRequest("/metrics"))
+                                   .body;
+      return absl::StrContains(text, absl::StrCat("paceline_router_requests_total", series));
+    })) << series;
+  }
 }
 
 }  // namespace

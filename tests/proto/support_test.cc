@@ -41,6 +41,26 @@ TEST(StatusGrpcTest, HttpCodesFollowTheContract) {
   EXPECT_EQ(HttpStatusCode(absl::StatusCode::kDataLoss), 500);
 }
 
+TEST(StatusGrpcTest, HttpStatusesHaveOneCodeEach) {
+  for (const absl::StatusCode code : {absl::StatusCode::kOk,
+                                      absl::StatusCode::kInvalidArgument,
+                                      absl::StatusCode::kUnauthenticated,
+                                      absl::StatusCode::kPermissionDenied,
+                                      absl::StatusCode::kNotFound,
+                                      absl::StatusCode::kResourceExhausted,
+                                      absl::StatusCode::kCancelled,
+                                      absl::StatusCode::kInternal,
+                                      absl::StatusCode::kUnimplemented,
+                                      absl::StatusCode::kUnavailable,
+                                      absl::StatusCode::kDeadlineExceeded}) {
+    EXPECT_EQ(StatusCodeOfHttp(HttpStatusCode(code)), code);
+  }
+  for (const int status : {405, 408, 413, 414, 415, 417, 431, 505}) {
+    EXPECT_EQ(StatusCodeOfHttp(status), absl::StatusCode::kInvalidArgument) << status;
+  }
+  EXPECT_EQ(StatusCodeOfHttp(502), absl::StatusCode::kInternal);
+}
+
 TEST(TraceTest, KnowsATraceparent) {
   const std::string good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   EXPECT_TRUE(IsValidTraceparent(good));

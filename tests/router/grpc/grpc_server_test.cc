@@ -5,10 +5,13 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/create_channel.h"
@@ -35,7 +38,13 @@ class GrpcServerTest : public testing::Test {
         return UnauthenticatedError();
       };
     }
-    server_ = std::make_unique<GrpcServer>(ListenerOptions(), &service_, &pool_, authenticate);
+    server_ = std::make_unique<GrpcServer>(
+        ListenerOptions(), &service_, &pool_, authenticate, [this](const GrpcAccess& access) {
+          const std::lock_guard lock(mutex_);
+          answered_.push_back(std::string(access.route) + " " +
+                              absl::StatusCodeToString(access.code) + " " +
+                              std::string(access.tenant_class));
+        });
     ASSERT_TRUE(server_->Start().ok());
     channel_ = grpc::CreateChannel("127.0.0.1:" + std::to_string(server_->port()),
                                    grpc::InsecureChannelCredentials());
@@ -77,8 +86,16 @@ class GrpcServerTest : public testing::Test {
     return slices[0].begin()[1];
   }
 
+  // "route code tenant class" of what was answered since the last call.
+  std::vector<std::string> TakeAnswered() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(answered_, {});
+  }
+
   FakeService service_;
   ThreadPool pool_{1};
+  std::mutex mutex_;
+  std::vector<std::string> answered_;  // guarded by mutex_
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> stub_;
@@ -376,6 +393,52 @@ TEST_F(GrpcServerTest, EveryMethodNeedsTheKey) {
   EXPECT_TRUE(stub_->Generate(&context, Prompt("x"), &response).ok());
   EXPECT_EQ(service_.call(0)->request().tenant, "acme");
   EXPECT_EQ(Health(""), 1);  // health does not need it
+}
+
+TEST_F(GrpcServerTest, EveryAnswerIsCountedOnce) {
+  using testing::ElementsAre;
+  service_.SetScript([](const std::shared_ptr<FakeCall>& call) {
+    call->Emit(MakeChunk("x"));
+    if (call->generate().text() == "bad") return call->Fail(InvalidParam("n", "n is wrong"));
+    call->Emit(MakeChunk("", v1::FINISH_REASON_STOP));
+    call->Done();
+  });
+  Serve("secret");
+  for (const bool has_key : {true, false}) {
+    const auto unary = [&](const std::string& text) {
+      grpc::ClientContext context;
+      if (has_key) context.AddMetadata("authorization", "Bearer secret");
+      v1::GenerateResponse response;
+      stub_->Generate(&context, Prompt(text), &response);
+    };
+    const auto stream = [&](const std::string& text) {
+      grpc::ClientContext context;
+      if (has_key) context.AddMetadata("authorization", "Bearer secret");
+      auto reader = stub_->GenerateStream(&context, Prompt(text));
+      for (v1::GenerateChunk chunk; reader->Read(&chunk);) {
+      }
+      reader->Finish();
+    };
+    unary("good");
+    unary("bad");
+    stream("good");
+    stream("bad");
+    grpc::ClientContext context;
+    if (has_key) context.AddMetadata("authorization", "Bearer secret");
+    v1::ModelInfo model;
+    stub_->GetModel(&context, v1::GetModelRequest(), &model);
+    EXPECT_THAT(TakeAnswered(),
+                has_key ? ElementsAre("Inference/Generate OK keyed",
+                                      "Inference/Generate INVALID_ARGUMENT keyed",
+                                      "Inference/GenerateStream OK keyed",
+                                      "Inference/GenerateStream INVALID_ARGUMENT keyed",
+                                      "Inference/GetModel NOT_FOUND keyed")
+                        : ElementsAre("Inference/Generate UNAUTHENTICATED none",
+                                      "Inference/Generate UNAUTHENTICATED none",
+                                      "Inference/GenerateStream UNAUTHENTICATED none",
+                                      "Inference/GenerateStream UNAUTHENTICATED none",
+                                      "Inference/GetModel UNAUTHENTICATED none"));
+  }
 }
 
 TEST_F(GrpcServerTest, ReflectionNeedsTheKeyToo) {

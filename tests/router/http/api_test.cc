@@ -1,6 +1,8 @@
 // The routes, their answers and their access control, over a real socket.
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "proto/support/clock.h"
@@ -28,6 +30,10 @@ class ApiTest : public testing::Test {
         return UnauthenticatedError();
       };
     }
+    options.on_answered = [this](const HttpAccess& access) {
+      const std::lock_guard lock(mutex_);
+      answered_.push_back(access);
+    };
     handler_ = std::make_unique<ApiHandler>(options);
     server_ = std::make_unique<HttpServer>(HttpServer::Options{}, handler_.get());
     ASSERT_TRUE(server_->Start().ok());
@@ -42,8 +48,24 @@ class ApiTest : public testing::Test {
     return RoundTrip(server_->port(), PostRequest("/v1/completions", body, headers));
   }
 
+  // Waits for the next answer to be counted: "route status tenant class".
+  std::string NextAnswered() {
+    const bool came = WaitFor([this] {
+      const std::lock_guard lock(mutex_);
+      return answered_.size() > num_seen_;
+    });
+    if (!came) return "nothing";
+    const std::lock_guard lock(mutex_);
+    const HttpAccess& access = answered_[num_seen_++];
+    return std::string(access.route) + " " + std::to_string(access.status) + " " +
+           std::string(access.tenant_class);
+  }
+
   FakeService service_;
   ThreadPool pool_{1};
+  std::mutex mutex_;
+  std::vector<HttpAccess> answered_;  // guarded by mutex_
+  size_t num_seen_ = 0;
   std::unique_ptr<ApiHandler> handler_;
   std::unique_ptr<HttpServer> server_;
 };
@@ -391,6 +413,48 @@ TEST_F(ApiTest, RequestIdsAreEchoedOrDrawn) {
   EXPECT_EQ(response.json()["id"], "cmpl-abc");
   EXPECT_EQ(service_.call(0)->generate().options().request_id(), "abc");
   EXPECT_EQ(Get("/nowhere", "X-Request-Id: lost\r\n").headers.at("x-request-id"), "lost");
+}
+
+TEST_F(ApiTest, EveryAnswerIsCountedOnce) {
+  Serve("secret");
+  const std::string key = "Authorization: Bearer secret\r\nContent-Type: application/json\r\n";
+  PostWith(key);
+  EXPECT_EQ(NextAnswered(), "/v1/completions 200 keyed");
+  PostWith(key, kStreamed);
+  EXPECT_EQ(NextAnswered(), "/v1/completions 200 keyed");
+  PostWith(key, "{broken");
+  EXPECT_EQ(NextAnswered(), "/v1/completions 400 keyed");
+  PostWith(key + "Content-Encoding: gzip\r\n");
+  EXPECT_EQ(NextAnswered(), "/v1/completions 415 keyed");
+  PostWith("Content-Type: application/json\r\n");
+  EXPECT_EQ(NextAnswered(), "/v1/completions 401 none");
+  Get("/nowhere");
+  EXPECT_EQ(NextAnswered(), " 401 none");
+  Get("/nowhere", key);
+  EXPECT_EQ(NextAnswered(), " 404 keyed");
+  Get("/v1/models/none", key);
+  EXPECT_EQ(NextAnswered(), "/v1/models/{id} 404 keyed");
+  Get("/health");
+  EXPECT_EQ(NextAnswered(), "/health 200 none");
+  RoundTrip(server_->port(), "not http\r\n\r\n");
+  EXPECT_EQ(NextAnswered(), " 400 none");
+  EXPECT_EQ(answered_.size(), num_seen_);
+}
+
+TEST_F(ApiTest, AStreamCountsAsWhatItEndedWith) {
+  Serve();
+  service_.SetScript([](const std::shared_ptr<FakeCall>& call) {
+    call->Emit(MakeChunk("x"));
+    call->Fail(ApiError{.status = absl::StatusCode::kUnavailable, .message = "Lost"});
+  });
+  EXPECT_EQ(Post("/v1/completions", kStreamed).status, 200);
+  EXPECT_EQ(NextAnswered(), "/v1/completions 503 default");
+  service_.SetScript([](const std::shared_ptr<FakeCall>& call) { call->Emit(MakeChunk("x")); });
+  RawClient client(server_->port());
+  client.Send(PostRequest("/v1/completions", kStreamed));
+  EXPECT_TRUE(client.ReceiveUntil("\"x\""));
+  client.Close();
+  EXPECT_EQ(NextAnswered(), "/v1/completions 499 default");
 }
 
 TEST_F(ApiTest, TraceContextIsPassedOnWhenItIsOne) {

@@ -12,7 +12,6 @@ using testing::Not;
 CallStats Finished() {
   return {.model = "m",
           .replica = "r0",
-          .code = "ok",
           .finished = "stop",
           .arrived_ns = 1'000'000'000,
           .queued_ns = 1'100'000'000,
@@ -62,17 +61,29 @@ TEST(RouterMetricsTest, LeavesVllmNamesOutWhenTold) {
   RouterMetrics metrics(/*vllm_names=*/false);
   metrics.OnFinished(Finished());
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("vllm:")));
-  EXPECT_THAT(metrics.Text(), HasSubstr("paceline_router_requests_total"));
+  metrics.OnSent("m", 0, 0.001);
+  EXPECT_THAT(metrics.Text(), HasSubstr("paceline_router_added_latency_seconds"));
 }
 
-TEST(RouterMetricsTest, CountsCallsThatNoReplicaRan) {
+TEST(RouterMetricsTest, CountsEveryAnswerByRouteCodeAndTenantClass) {
   RouterMetrics metrics;
-  metrics.OnFinished({.is_chat = true, .code = "not_found", .finished = "error"});
+  metrics.OnAnswered("/v1/completions", absl::StatusCode::kOk, "keyed");
+  metrics.OnAnswered("/v1/completions", absl::StatusCode::kUnauthenticated, "none");
+  metrics.OnAnswered("/v1/completions", absl::StatusCode::kUnauthenticated, "none");
+  metrics.OnAnswered("", absl::StatusCode::kNotFound, "default");
+  for (const char* series :
+       {R"({code="ok",route="/v1/completions",tenant_class="keyed"} 1)",
+        R"({code="unauthenticated",route="/v1/completions",tenant_class="none"} 2)",
+        R"({code="not_found",route="other",tenant_class="default"} 1)"}) {
+    EXPECT_THAT(metrics.Text(), HasSubstr(std::string("paceline_router_requests_total") + series));
+  }
+}
+
+TEST(RouterMetricsTest, CallsThatNoReplicaRanHaveNoEngineSeries) {
+  RouterMetrics metrics;
+  metrics.OnFinished({.finished = "error"});
   metrics.OnReject("model_not_found");
-  EXPECT_THAT(
-      metrics.Text(),
-      HasSubstr(
-          R"(paceline_router_requests_total{code="not_found",route="chat",tenant_class="default"} 1)"));
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("vllm:")));
   EXPECT_THAT(metrics.Text(),
               HasSubstr(R"(paceline_router_admission_rejects_total{reason="model_not_found"} 1)"));
 }
