@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_replace.h"
 #include "proto/support/trace.h"
 #include "router/http/inference_exchange.h"
 #include "router/openai/errors.h"
@@ -129,6 +130,14 @@ std::string PathEncoded(std::string_view id) {
     }
   }
   return encoded;
+}
+
+// An error about the message's field `name`, which bodies call `http_name`.
+ApiError Renamed(ApiError error, const std::string& name, const std::string& http_name) {
+  if (error.param != name) return error;
+  error.param = http_name;
+  absl::StrReplaceAll({{name, http_name}}, &error.message);
+  return error;
 }
 
 HttpResponse JsonResponse(std::string body) { return HttpResponse{.body = std::move(body)}; }
@@ -329,7 +338,9 @@ HttpResponse ApiHandler::Tokenize(const HttpRequest& request) {
   if (const auto* error = std::get_if<ApiError>(&parsed)) return ErrorResponse(*error);
   const auto& tokenize = std::get<v1::TokenizeRequest>(parsed);
   const auto result = options_.service->Tokenize(tokenize);
-  if (const auto* error = std::get_if<ApiError>(&result)) return ErrorResponse(*error);
+  if (const auto* error = std::get_if<ApiError>(&result)) {
+    return ErrorResponse(Renamed(*error, "text", "prompt"));
+  }
   return JsonResponse(TokenizeJson(std::get<TokenizeResult>(result), tokenize.return_token_strs()));
 }
 
@@ -337,7 +348,9 @@ HttpResponse ApiHandler::Detokenize(const HttpRequest& request) {
   auto parsed = ParseDetokenize(request.body, options_.parse);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return ErrorResponse(*error);
   const auto text = options_.service->Detokenize(std::get<v1::DetokenizeRequest>(parsed));
-  if (const auto* error = std::get_if<ApiError>(&text)) return ErrorResponse(*error);
+  if (const auto* error = std::get_if<ApiError>(&text)) {
+    return ErrorResponse(Renamed(*error, "token_ids", "tokens"));
+  }
   return JsonResponse(DetokenizeJson(std::get<std::string>(text)));
 }
 

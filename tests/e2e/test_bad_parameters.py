@@ -185,7 +185,7 @@ class TestPrompt:
     @pytest.mark.parametrize("ids", [[-1], [VOCAB], [1, VOCAB], [2 ** 31], [2 ** 62]])
     def test_token_ids_out_of_range(self, rest, pb, stub, ids):
         check_error(rest.post(COMPLETION, {"prompt": ids}), 400, "prompt")
-        check_error(rest.post("/detokenize", {"tokens": ids}), 400)
+        check_error(rest.post("/detokenize", {"tokens": ids}), 400, "tokens")
         for call in (lambda: stub.Generate(pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids))),
                      lambda: stub.Detokenize(pb.DetokenizeRequest(token_ids=ids))):
             with pytest.raises(grpc.RpcError) as error:

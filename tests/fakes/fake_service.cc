@@ -144,6 +144,9 @@ std::shared_ptr<CallHandle> FakeService::Start(CallRequest request,
 }
 
 std::variant<TokenizeResult, ApiError> FakeService::Tokenize(const v1::TokenizeRequest& request) {
+  if (request.text().empty() == request.messages().empty()) {
+    return InvalidParam("text", "exactly one of text and messages is required");
+  }
   TokenizeResult result{.max_model_len = 512};
   const std::string text =
       request.messages().empty() ? request.text() : request.messages(0).content();
@@ -157,7 +160,8 @@ std::variant<TokenizeResult, ApiError> FakeService::Tokenize(const v1::TokenizeR
 std::variant<std::string, ApiError> FakeService::Detokenize(const v1::DetokenizeRequest& request) {
   std::string text;
   for (const int64_t id : request.token_ids()) {
-    if (id < 1 || id > 256) return InvalidParam("tokens", "A token id is outside the vocabulary");
+    if (id < 1 || id > 256)
+      return InvalidParam("token_ids", "token_ids holds an id outside the vocabulary");
     text.push_back(static_cast<char>(id - 1));
   }
   return text;

@@ -520,7 +520,7 @@ TEST_F(GrpcServerTest, TokenizesAndListsModels) {
     v1::DetokenizeResponse response;
     EXPECT_EQ(stub_->Detokenize(&context, request, &response).error_code(),
               grpc::StatusCode::INVALID_ARGUMENT);
-    EXPECT_EQ(Trailer(context, "paceline-error-param"), "tokens");
+    EXPECT_EQ(Trailer(context, "paceline-error-param"), "token_ids");
   }
   {
     grpc::ClientContext context;

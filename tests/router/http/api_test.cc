@@ -516,7 +516,13 @@ TEST_F(ApiTest, Tokenizes) {
   EXPECT_EQ(tokens["token_strs"], json({"a", "b"}));
   EXPECT_EQ(tokens["max_model_len"], 512);
   EXPECT_EQ(Post("/detokenize", R"({"tokens":[98,99]})").json()["prompt"], "ab");
-  EXPECT_EQ(Post("/detokenize", R"({"tokens":[999]})").status, 400);
+  // The core names the messages' fields, bodies have others.
+  const json bad_id = Post("/detokenize", R"({"tokens":[999]})").json()["error"];
+  EXPECT_EQ(bad_id["param"], "tokens");
+  EXPECT_EQ(bad_id["message"], "tokens holds an id outside the vocabulary");
+  const json empty = Post("/tokenize", R"({"prompt":""})").json()["error"];
+  EXPECT_EQ(empty["param"], "prompt");
+  EXPECT_EQ(empty["message"], "exactly one of prompt and messages is required");
   EXPECT_EQ(Post("/v1/embeddings", R"({"input":"a"})").status, 501);
 }
 
