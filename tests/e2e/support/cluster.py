@@ -144,6 +144,11 @@ class Cluster(Process):
     def ready_replicas(self):
         return int(self.metric("paceline_router_replica_state", state="ready"))
 
+    def ready_pids(self):
+        """The workers that take requests, as the router sees them."""
+        pattern = r'paceline_router_replica_state\{.*replica="[^"]*-(\d+)",state="ready"\} 1'
+        return {int(pid) for pid in re.findall(pattern, self.operator("/metrics"))}
+
     def sequences(self):
         """What the router has at each worker: a number of sequences by pid."""
         pattern = r'paceline_router_replica_sequences\{.*replica="[^"]*-(\d+)"\} (\d+)'
