@@ -33,8 +33,7 @@ void RouterCore::Stop() {
     failed.set_value();
   });
   failed.get_future().wait();
-  text_.reset();  // its tasks use the dispatcher and the loop
-  loop_.Stop();
+  loop_.Stop();  // what text threads still post to it is dropped
 }
 
 }  // namespace paceline::router

@@ -33,18 +33,18 @@ class RouterCore {
   Service& service() { return *dispatcher_; }
   Dispatcher& dispatcher() { return *dispatcher_; }
   RouterMetrics& metrics() { return metrics_; }
-  // For the front ends' own long work. REQUIRES: not stopped.
+  // For the front ends' own long work, also when the core has stopped.
   Executor& text_threads() { return *text_; }
 
-  // Ends calls that still run with 503 draining, then all threads; calls started later get the same
-  // on the caller's thread. Idempotent; not from a sink, and before the front ends are destroyed.
+  // Ends calls that still run with 503 draining, then the loop; calls started later get the same on
+  // the caller's thread. Idempotent; not from a sink.
   void Stop();
 
  private:
   RouterMetrics metrics_;
   EventLoop loop_;
   std::unique_ptr<Dispatcher> dispatcher_;
-  std::unique_ptr<ThreadPool> text_;
+  std::unique_ptr<ThreadPool> text_;  // joined before dispatcher_, which its tasks use, goes
   bool is_stopped_ = false;
 };
 

@@ -3,6 +3,7 @@
 #include "router/dispatch/router_core.h"
 
 #include <chrono>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
@@ -197,6 +198,29 @@ TEST_P(RouterCoreTest, StoppingEndsWhatRunsWithAnError) {
   EXPECT_EQ(sink->error_code(), "draining");
   handle->Cancel();  // a handle may outlive the core's loop
   EXPECT_EQ(StartCall("hello", 5).first->error_code(), "draining");
+}
+
+TEST_P(RouterCoreTest, MayStopWhileItsReplicasComeUp) {
+  AddWorker("a");
+  for (int i = 0; i < 50; ++i) {
+    RouterCoreOptions options;
+    options.dispatch.fleet.workers = *ParseWorkerAddresses(addresses_[0]);
+    RouterCore core(options,
+                    GetParam() == Transport::kGrpc
+                        ? GrpcWorkerLinkFactory()
+                        : InMemoryLinks({{addresses_[0], workers_[0].get()}}));
+    // From nothing at all to a tokenizer that is being made.
+    std::this_thread::sleep_for(std::chrono::microseconds(i * 20));
+  }
+}
+
+TEST_P(RouterCoreTest, TextThreadsRunUntilTheCoreGoes) {
+  AddWorker("a");
+  StartCore();
+  core_->Stop();
+  std::promise<void> ran;
+  core_->text_threads().Post([&] { ran.set_value(); });
+  ran.get_future().wait();
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports,
