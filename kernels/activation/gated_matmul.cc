@@ -50,6 +50,14 @@ void RunUnit(const Call& call, int64_t unit, int64_t first, int64_t count) {
   for (int64_t i = 0; i < count; ++i) call.out.block_row(first + i)[unit] = blocks[i];
 }
 
+// All rows, a panel at a time; the units' weights stay in L2 meanwhile.
+void RunUnits(const Call& call, WorkRange units) {
+  for (int64_t first = 0; first < call.x.rows(); first += kPanelRows) {
+    const int64_t count = std::min(kPanelRows, call.x.rows() - first);
+    for (int64_t unit = units.begin; unit < units.end; ++unit) RunUnit(call, unit, first, count);
+  }
+}
+
 }  // namespace
 
 absl::Status GatedMatmul(ThreadPool& pool,
@@ -75,10 +83,11 @@ absl::Status GatedMatmul(ThreadPool& pool,
   if (auto status = out.Resize(x.rows(), gate_up.n() / 2); !status.ok()) return status;
   const Call call{gemm, ActiveActivationKernels(), x, gate_up, out};
   const int64_t cost_ns = kUnitRows * x.cols() * x.rows() / 100;  // at 100 GMAC/s
+  const int64_t chunk_units =
+      std::max<int64_t>(1, kWeightChunkBytes / (kUnitGroups * gate_up.group_bytes()));
   pool.ForRange(gate_up.n() / kUnitRows, cost_ns, [&](WorkRange units) {
-    for (int64_t first = 0; first < x.rows(); first += kPanelRows) {
-      const int64_t count = std::min(kPanelRows, x.rows() - first);
-      for (int64_t unit = units.begin; unit < units.end; ++unit) RunUnit(call, unit, first, count);
+    for (int64_t begin = units.begin; begin < units.end; begin += chunk_units) {
+      RunUnits(call, {begin, std::min(begin + chunk_units, units.end)});
     }
   });
   return absl::OkStatus();

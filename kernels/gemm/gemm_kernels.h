@@ -10,8 +10,9 @@ namespace paceline::kernels {
 
 enum class WeightFormat { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
 
-constexpr int64_t kPackRows = 16;  // rows interleaved in a packed group
-constexpr int64_t kBlockK = 32;    // columns of a quantised block
+constexpr int64_t kPackRows = 16;              // rows interleaved in a packed group
+constexpr int64_t kBlockK = 32;                // columns of a quantised block
+constexpr int64_t kWeightChunkBytes = 262144;  // of w that many rows of x pass before the next
 
 // 32 activations, x[i] = d * n[i]. All n but one are 8-bit; that of the largest activation has 12,
 // so that it does not cost the others their precision: n[i] = q[i] + 16 * high[i % 4] in the wide

@@ -192,23 +192,28 @@ absl::Status Matmul(ThreadPool& pool,
   if (x.rows() == 0) return absl::OkStatus();
   // Work is dealt in pairs of groups, which the tuned kernels like to take together.
   const int64_t cost_ns = 2 * kPackRows * w.k() * x.rows() / 100;  // at 100 GMAC/s
+  // As much of w at a time as stays in L2 while all rows of x pass.
+  const int64_t chunk_pairs = std::max<int64_t>(1, kWeightChunkBytes / (2 * w.group_bytes()));
   pool.ForRange((w.num_groups() + 1) / 2, cost_ns, [&](WorkRange pairs) {
-    const WorkRange groups{2 * pairs.begin, std::min(2 * pairs.end, w.num_groups())};
-    const int64_t first_row = groups.begin * kPackRows;
-    GemmArgs args;
-    args.w = w.group(groups.begin);
-    args.group_bytes = w.group_bytes();
-    args.num_groups = groups.end - groups.begin;
-    args.num_rows = std::min(groups.end * kPackRows, w.n()) - first_row;
-    args.k = w.k();
-    args.x = int8 ? static_cast<const void*>(x.block_row(0)) : x.float_row(0);
-    args.x_stride = int8 ? w.k() / kBlockK : w.k();
-    args.m = x.rows();
-    args.y = y.data + first_row;
-    args.y_stride = y.row_stride;
-    args.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_row;
-    args.accumulate = epilogue.accumulate;
-    kernel(args);
+    for (int64_t pair = pairs.begin; pair < pairs.end; pair += chunk_pairs) {
+      const int64_t end_pair = std::min(pair + chunk_pairs, pairs.end);
+      const WorkRange groups{2 * pair, std::min(2 * end_pair, w.num_groups())};
+      const int64_t first_row = groups.begin * kPackRows;
+      GemmArgs args;
+      args.w = w.group(groups.begin);
+      args.group_bytes = w.group_bytes();
+      args.num_groups = groups.end - groups.begin;
+      args.num_rows = std::min(groups.end * kPackRows, w.n()) - first_row;
+      args.k = w.k();
+      args.x = int8 ? static_cast<const void*>(x.block_row(0)) : x.float_row(0);
+      args.x_stride = int8 ? w.k() / kBlockK : w.k();
+      args.m = x.rows();
+      args.y = y.data + first_row;
+      args.y_stride = y.row_stride;
+      args.bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_row;
+      args.accumulate = epilogue.accumulate;
+      kernel(args);
+    }
   });
   return absl::OkStatus();
 }

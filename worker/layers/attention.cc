@@ -28,37 +28,53 @@ absl::StatusOr<Attention> Attention::Load(WeightLoader& loader,
   return attention;
 }
 
-absl::Status Attention::Forward(const ForwardContext& context,
+absl::Status Attention::Project(const ForwardContext& context,
                                 const ForwardInput& input,
+                                kernels::WorkRange rows,
                                 int32_t layer,
                                 const kernels::Activations& x,
-                                const AttentionScratch& scratch,
-                                const kernels::MutableMatrix& hidden) const {
-  const int64_t q_size = int64_t{sizes_.num_heads} * sizes_.head_dim;
-  const int64_t kv_size = int64_t{sizes_.num_kv_heads} * sizes_.head_dim;
-  RETURN_IF_ERROR(qkv_.Forward(context, x, /*accumulate=*/false, scratch.qkv));
+                                const kernels::MutableMatrix& qkv) const {
+  const int64_t count = rows.end - rows.begin;
+  const kernels::MutableMatrix part = qkv.Rows(rows.begin, count);
+  RETURN_IF_ERROR(qkv_.Forward(context, x, /*accumulate=*/false, part));
   RETURN_IF_ERROR(kernels::ApplyRope(context.pool,
                                      *rope_,
                                      sizes_.rope_style,
-                                     input.positions,
+                                     input.positions.subspan(rows.begin, count),
                                      sizes_.head_dim,
-                                     scratch.qkv.Columns(0, q_size + kv_size)));
-  RETURN_IF_ERROR(kernels::WriteKv(context.pool,
-                                   scratch.qkv.Columns(q_size, kv_size),
-                                   scratch.qkv.Columns(q_size + kv_size, kv_size),
-                                   input.slots,
-                                   layer,
-                                   input.kv_cache));
-  RETURN_IF_ERROR(kernels::PagedAttention(context.pool,
-                                          scratch.qkv.Columns(0, q_size),
-                                          input.kv_cache,
-                                          layer,
-                                          input.sequences,
-                                          1.0F / std::sqrt(static_cast<float>(sizes_.head_dim)),
-                                          context.attention_workspace,
-                                          scratch.output));
-  RETURN_IF_ERROR(kernels::QuantizeActivations(context.pool, scratch.output, scratch.projected));
-  return output_.Forward(context, scratch.projected, /*accumulate=*/true, hidden);
+                                     part.Columns(0, q_size() + kv_size())));
+  return kernels::WriteKv(context.pool,
+                          part.Columns(q_size(), kv_size()),
+                          part.Columns(q_size() + kv_size(), kv_size()),
+                          input.slots.subspan(rows.begin, count),
+                          layer,
+                          input.kv_cache);
+}
+
+absl::Status Attention::Attend(const ForwardContext& context,
+                               const ForwardInput& input,
+                               int32_t layer,
+                               const kernels::MutableMatrix& qkv,
+                               const kernels::MutableMatrix& output) const {
+  return kernels::PagedAttention(context.pool,
+                                 qkv.Columns(0, q_size()),
+                                 input.kv_cache,
+                                 layer,
+                                 input.sequences,
+                                 1.0F / std::sqrt(static_cast<float>(sizes_.head_dim)),
+                                 context.attention_workspace,
+                                 output);
+}
+
+absl::Status Attention::Output(const ForwardContext& context,
+                               kernels::WorkRange rows,
+                               const kernels::MutableMatrix& output,
+                               kernels::Activations& projected,
+                               const kernels::MutableMatrix& hidden) const {
+  const int64_t count = rows.end - rows.begin;
+  RETURN_IF_ERROR(
+      kernels::QuantizeActivations(context.pool, output.Rows(rows.begin, count), projected));
+  return output_.Forward(context, projected, /*accumulate=*/true, hidden.Rows(rows.begin, count));
 }
 
 }  // namespace paceline::worker

@@ -21,13 +21,6 @@ struct AttentionSizes {
   kernels::RopeStyle rope_style = kernels::RopeStyle::kInterleaved;
 };
 
-// Buffers that the layers of a model share, because they run one after another. [capacity, …] f32.
-struct AttentionScratch {
-  kernels::MutableMatrix qkv;       // [m, (num_heads + 2 num_kv_heads) head_dim]
-  kernels::MutableMatrix output;    // [m, num_heads head_dim]
-  kernels::Activations& projected;  // input of the output projection
-};
-
 class Attention {
  public:
   // Loads <prefix>.attn_q, attn_k, attn_v and attn_output.
@@ -40,13 +33,34 @@ class Attention {
   kernels::ActivationForm input_form() const { return qkv_.form(); }
   kernels::ActivationForm projected_form() const { return output_.form(); }
 
-  // hidden += attention(x). Writes this layer's keys and values for every row first.
-  absl::Status Forward(const ForwardContext& context,
+  // The three steps of one layer. The first and the last work on rows [rows.begin, rows.end) of the
+  // batch and may be called for several parts of it at a time; Attend needs every row's first step.
+
+  // Writes the rows' queries to qkv and their keys and values to the cache.
+  absl::Status Project(const ForwardContext& context,
                        const ForwardInput& input,
+                       kernels::WorkRange rows,
                        int32_t layer,
-                       const kernels::Activations& x,  // [m, hidden], normalised
-                       const AttentionScratch& scratch,
-                       const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
+                       const kernels::Activations& x,             // [rows, hidden], normalised
+                       const kernels::MutableMatrix& qkv) const;  // [m, qkv_size()] f32, scratch
+
+  // output = softmax(q k^T) v for every row.
+  absl::Status Attend(const ForwardContext& context,
+                      const ForwardInput& input,
+                      int32_t layer,
+                      const kernels::MutableMatrix& qkv,            // [m, qkv_size()]
+                      const kernels::MutableMatrix& output) const;  // [m, q_size()] f32
+
+  // hidden += output W_o^T.
+  absl::Status Output(const ForwardContext& context,
+                      kernels::WorkRange rows,
+                      const kernels::MutableMatrix& output,         // [m, q_size()]
+                      kernels::Activations& projected,              // scratch of projected_form()
+                      const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
+
+  int64_t q_size() const { return int64_t{sizes_.num_heads} * sizes_.head_dim; }
+  int64_t kv_size() const { return int64_t{sizes_.num_kv_heads} * sizes_.head_dim; }
+  int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
 
  private:
   AttentionSizes sizes_;

@@ -41,6 +41,15 @@ class FloatRows {
   kernels::AlignedBuffer buffer_;
 };
 
+// How many parts m rows are dealt in. A part reads all weights, but no other thread's rows: it has
+// no barriers inside and keeps its rows in its own cache. That pays once a part's arithmetic takes
+// longer than reading the weights.
+int64_t NumRowParts(int64_t m, int num_threads) {
+  const int64_t least_rows = num_threads <= 4 ? 8 : 16;  // many threads have less bandwidth each
+  if (num_threads == 1 || m < least_rows * num_threads) return 1;
+  return m < 64 * num_threads ? num_threads : 2 * num_threads;  // finer parts even out delays
+}
+
 class Llama final : public CausalLm {
  public:
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const model::GgufFile& file,
@@ -74,13 +83,36 @@ class Llama final : public CausalLm {
   absl::Status LoadWeights(WeightLoader& loader);
   absl::Status LoadRope(WeightLoader& loader);
   absl::Status AllocateScratch();
-  // The buffer of the given form: layers whose formats want different ones do not share.
-  kernels::Activations& NormBuffer(kernels::ActivationForm form) {
-    return form == kernels::ActivationForm::kInt8 ? norm_int8_ : norm_float_;
-  }
-  kernels::Activations& InnerBuffer(kernels::ActivationForm form) {
-    return form == kernels::ActivationForm::kInt8 ? inner_int8_ : inner_float_;
-  }
+  // One thread's part of a layer: its buffers and a pool of its own.
+  struct Lane {
+    kernels::ThreadPool serial{1, /*pin=*/false};
+    // The buffer of the given form: layers whose formats want different ones do not share.
+    kernels::Activations& Norm(kernels::ActivationForm form) {
+      return form == kernels::ActivationForm::kInt8 ? norm_int8 : norm_float;
+    }
+    kernels::Activations& Inner(kernels::ActivationForm form) {
+      return form == kernels::ActivationForm::kInt8 ? inner_int8 : inner_float;
+    }
+    kernels::Activations norm_int8{kernels::ActivationForm::kInt8};
+    kernels::Activations norm_float{kernels::ActivationForm::kFloat32};
+    kernels::Activations inner_int8{kernels::ActivationForm::kInt8};
+    kernels::Activations inner_float{kernels::ActivationForm::kFloat32};
+  };
+  using PartBody =
+      absl::FunctionRef<absl::Status(const ForwardContext&, kernels::WorkRange rows, Lane&)>;
+  // Runs `body` for all m rows: by parts of the rows, one thread each, when they are many enough,
+  // and else at once with the whole team.
+  absl::Status ForEachPart(const ForwardContext& context, int64_t m, PartBody body);
+  // A layer up to its keys and values, and from its attention's output on.
+  absl::Status BeginLayer(const ForwardContext& context,
+                          const ForwardInput& input,
+                          kernels::WorkRange rows,
+                          int32_t layer,
+                          Lane& lane);
+  absl::Status FinishLayer(const ForwardContext& context,
+                           kernels::WorkRange rows,
+                           int32_t layer,
+                           Lane& lane);
 
   const model::ModelConfig config_;
   const ModelOptions options_;
@@ -97,11 +129,9 @@ class Llama final : public CausalLm {
   FloatRows qkv_;
   FloatRows attention_output_;
   FloatRows gate_up_;
-  FloatRows gathered_;  // rows whose logits are asked for
-  kernels::Activations norm_int8_{kernels::ActivationForm::kInt8};
-  kernels::Activations norm_float_{kernels::ActivationForm::kFloat32};
-  kernels::Activations inner_int8_{kernels::ActivationForm::kInt8};
-  kernels::Activations inner_float_{kernels::ActivationForm::kFloat32};
+  FloatRows gathered_;                        // rows whose logits are asked for
+  std::vector<std::unique_ptr<Lane>> lanes_;  // one a thread
+  std::vector<absl::Status> part_status_;
 };
 
 absl::Status Llama::LoadWeights(WeightLoader& loader) {
@@ -159,37 +189,85 @@ absl::Status Llama::AllocateScratch() {
   return absl::OkStatus();
 }
 
+absl::Status Llama::ForEachPart(const ForwardContext& context, int64_t m, PartBody body) {
+  while (lanes_.size() < static_cast<size_t>(context.pool.num_threads())) {
+    lanes_.push_back(std::make_unique<Lane>());
+  }
+  const int64_t num_parts = NumRowParts(m, context.pool.num_threads());
+  if (num_parts == 1) return body(context, {0, m}, *lanes_[0]);
+  part_status_.assign(num_parts, absl::OkStatus());
+  context.pool.ForEach(num_parts, [&](int thread, int64_t part) {
+    const ForwardContext serial{.pool = lanes_[thread]->serial,
+                                .compute = context.compute,
+                                .attention_workspace = context.attention_workspace};
+    part_status_[part] = body(serial, kernels::SplitWork(m, part, num_parts), *lanes_[thread]);
+  });
+  for (const absl::Status& status : part_status_) RETURN_IF_ERROR(status);
+  return absl::OkStatus();
+}
+
+absl::Status Llama::BeginLayer(const ForwardContext& context,
+                               const ForwardInput& input,
+                               kernels::WorkRange rows,
+                               int32_t layer,
+                               Lane& lane) {
+  const kernels::MutableMatrix hidden =
+      hidden_.view(rows.end).Rows(rows.begin, rows.end - rows.begin);
+  if (layer == 0) {
+    const Linear& table = embedding_.has_value() ? *embedding_ : *head_;
+    RETURN_IF_ERROR(kernels::Embed(context.pool,
+                                   table.matrix(),
+                                   input.token_ids.subspan(rows.begin, rows.end - rows.begin),
+                                   hidden));
+  }
+  const DecoderLayer& weights = layers_[layer];
+  kernels::Activations& x = lane.Norm(weights.attention.input_form());
+  RETURN_IF_ERROR(
+      kernels::RmsNorm(context.pool, hidden, weights.attention_norm, config_.rms_norm_eps, x));
+  return weights.attention.Project(context, input, rows, layer, x, qkv_.view(rows.end));
+}
+
+absl::Status Llama::FinishLayer(const ForwardContext& context,
+                                kernels::WorkRange rows,
+                                int32_t layer,
+                                Lane& lane) {
+  const DecoderLayer& weights = layers_[layer];
+  RETURN_IF_ERROR(weights.attention.Output(context,
+                                           rows,
+                                           attention_output_.view(rows.end),
+                                           lane.Inner(weights.attention.projected_form()),
+                                           hidden_.view(rows.end)));
+  const int64_t count = rows.end - rows.begin;
+  const kernels::MutableMatrix hidden = hidden_.view(rows.end).Rows(rows.begin, count);
+  kernels::Activations& x = lane.Norm(weights.mlp.input_form());
+  RETURN_IF_ERROR(
+      kernels::RmsNorm(context.pool, hidden, weights.mlp_norm, config_.rms_norm_eps, x));
+  const GatedMlpScratch scratch{.gate_up = gate_up_.view(rows.end).Rows(rows.begin, count),
+                                .inner = lane.Inner(weights.mlp.inner_form())};
+  return weights.mlp.Forward(context, x, scratch, hidden);
+}
+
 absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& input) {
   const int64_t m = static_cast<int64_t>(input.token_ids.size());
   if (m > options_.max_batch_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(
         "forward: ", m, " rows exceed the ", options_.max_batch_tokens, " that were reserved"));
   }
-  const kernels::MutableMatrix hidden = hidden_.view(m);
-  const Linear& table = embedding_.has_value() ? *embedding_ : *head_;
-  RETURN_IF_ERROR(kernels::Embed(context.pool, table.matrix(), input.token_ids, hidden));
-
+  // Between two attentions every row is on its own.
   for (int32_t i = 0; i < config_.num_layers; ++i) {
-    const DecoderLayer& layer = layers_[i];
-    kernels::Activations& attention_input = NormBuffer(layer.attention.input_form());
-    RETURN_IF_ERROR(kernels::RmsNorm(
-        context.pool, hidden, layer.attention_norm, config_.rms_norm_eps, attention_input));
-    const AttentionScratch attention_scratch{
-        .qkv = qkv_.view(m),
-        .output = attention_output_.view(m),
-        .projected = InnerBuffer(layer.attention.projected_form())};
+    RETURN_IF_ERROR(ForEachPart(
+        context, m, [&](const ForwardContext& part, kernels::WorkRange rows, Lane& lane) {
+          if (i > 0) RETURN_IF_ERROR(FinishLayer(part, rows, i - 1, lane));
+          return BeginLayer(part, input, rows, i, lane);
+        }));
     RETURN_IF_ERROR(
-        layer.attention.Forward(context, input, i, attention_input, attention_scratch, hidden));
-
-    kernels::Activations& mlp_input = NormBuffer(layer.mlp.input_form());
-    RETURN_IF_ERROR(
-        kernels::RmsNorm(context.pool, hidden, layer.mlp_norm, config_.rms_norm_eps, mlp_input));
-    const GatedMlpScratch mlp_scratch{.gate_up = gate_up_.view(m),
-                                      .inner = InnerBuffer(layer.mlp.inner_form())};
-    RETURN_IF_ERROR(layer.mlp.Forward(context, mlp_input, mlp_scratch, hidden));
+        layers_[i].attention.Attend(context, input, i, qkv_.view(m), attention_output_.view(m)));
     input.on_layer();
   }
-  return absl::OkStatus();
+  return ForEachPart(
+      context, m, [&](const ForwardContext& part, kernels::WorkRange rows, Lane& lane) {
+        return FinishLayer(part, rows, config_.num_layers - 1, lane);
+      });
 }
 
 absl::Status Llama::ComputeLogits(const ForwardContext& context,
@@ -203,7 +281,7 @@ absl::Status Llama::ComputeLogits(const ForwardContext& context,
   const kernels::MutableMatrix gathered = gathered_.view(m);
   RETURN_IF_ERROR(
       kernels::GatherRows(context.pool, hidden_.view(options_.max_batch_tokens), rows, gathered));
-  kernels::Activations& head_input = NormBuffer(head_->form());
+  kernels::Activations& head_input = lanes_[0]->Norm(head_->form());
   RETURN_IF_ERROR(
       kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
   return head_->Forward(context, head_input, /*accumulate=*/false, logits);
