@@ -4,6 +4,7 @@
 #define PACELINE_TESTS_KERNELS_KERNEL_TEST_UTIL_H_
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -56,6 +57,14 @@ inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float sprea
 template <typename T>
 bool SameBits(const T* a, const T* b, int64_t count) {
   return std::memcmp(a, b, count * sizeof(T)) == 0;
+}
+// Without what fills a block up to a line.
+inline bool SameBits(const ActivationBlock* a, const ActivationBlock* b, int64_t count) {
+  constexpr size_t kUsed = offsetof(ActivationBlock, wide_quad) + sizeof(a->wide_quad);
+  for (int64_t i = 0; i < count; ++i) {
+    if (std::memcmp(&a[i], &b[i], kUsed) != 0) return false;
+  }
+  return true;
 }
 
 // A matrix [n, k] in GGUF bytes and its exact values.
