@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/version.h"
 #include "kernels/dispatch.h"
 #include "model/gguf/gguf_file.h"
 #include "model/tokenizer/tokenizer.h"
@@ -20,6 +21,7 @@
 #include "worker/device/cpu_count.h"
 #include "worker/device/host_memory.h"
 #include "worker/runner/model_runner.h"
+#include "worker/runner/numerics.h"
 #include "worker/service/tokenizer_bundle.h"
 
 namespace paceline::cli {
@@ -200,6 +202,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   hello.set_protocol(worker::kAttachProtocol);
   hello.set_model_id(name);
   hello.set_model_digest(digest);
+  hello.set_numerics(worker::Numerics(digest, kVersion, compute));
   hello.set_tokenizer_digest(loaded->tokenizer_.digest());
   hello.set_block_size(kernels::kKvBlockSize);
   hello.set_num_blocks(num_blocks);

@@ -10,7 +10,7 @@ namespace {
 
 // Whether `replica` could run the request if it were empty.
 bool CanEverRun(const RequestView& request, const ReplicaView& replica) {
-  if (request.is_replay && replica.model_digest != request.model_digest) return false;
+  if (request.is_replay && replica.numerics != request.numerics) return false;
   const int64_t tokens = request.prompt_tokens + request.max_tokens;
   return tokens <= replica.max_model_len &&
          BlocksFor(tokens, replica.block_size) <= replica.num_blocks;
@@ -44,7 +44,7 @@ PickResult Pick(PolicyFn policy, const RequestView& request, const FleetSnapshot
   for (const ReplicaView& replica : fleet.replicas) {
     // One that got another tokenizer meanwhile is another model: the caller waits for its own.
     if (!replica.is_ready || replica.tokenizer_digest != request.tokenizer_digest) continue;
-    // A replay has nowhere to go while only other models are ready: wait for its own.
+    // A replay has nowhere to go while only others are ready: wait for one of its own.
     const bool can_run = CanEverRun(request, replica);
     if (!can_run && request.is_replay) continue;
     is_any_ready = true;

@@ -26,8 +26,9 @@ struct RequestView {
   int32_t block_size = 0;
   // The tokenizer that the prompt was encoded with; other replicas cannot run it.
   std::string_view tokenizer_digest;
-  // Tokens were emitted already: only replicas with the same model digest give the same bytes.
+  // Tokens were emitted already: only replicas of these numerics go on with the same bits.
   bool is_replay = false;
+  std::string_view numerics;  // replays only
   absl::Span<const int32_t>
       avoid;                 // keys of replicas that failed it; used only if none else is left
   std::string_view session;  // requests of one session belong together; may be empty

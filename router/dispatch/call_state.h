@@ -31,6 +31,7 @@ struct ChoiceState {
   bool has_prompt_logprobs = false;  // they went out with one of its chunks
   bool is_done = false;              // its last chunk went out
   int32_t attempts = 0;              // how often it was sent to a worker
+  std::string numerics;              // of the replica that emitted its first token
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;
   int64_t last_token_ns = 0;
 };
@@ -95,10 +96,9 @@ class CallState {
   // Where it runs and what waits.
   std::vector<std::string> parts;  // wire ids of what is at workers
   std::vector<PendingPart> pending;
-  std::vector<int32_t> avoid;      // replicas that failed it
-  std::string first_model_digest;  // of the replica that emitted its first token
-  int32_t deaths = 0;              // replicas that were lost while they ran it
-  bool has_retry_grant = false;    // this round of retries is within the budget
+  std::vector<int32_t> avoid;    // replicas that failed it
+  int32_t deaths = 0;            // replicas that were lost while they ran it
+  bool has_retry_grant = false;  // this round of retries is within the budget
   bool is_paused = false;
   std::string last_replica;
 

@@ -246,7 +246,7 @@ void Dispatcher::OnWaitTimer(uint64_t id) {
   }
   if (call->phase == CallPhase::kQueued) return ArmWait(*call, options_.no_replica_wait_ms);
   // Running, but its parts found no place for the whole wait.
-  Fail(call, NoReadyReplicaError());
+  Fail(call, HasEqualReplica(*call) ? NoReadyReplicaError() : NoEqualReplicaError());
 }
 
 void Dispatcher::Complete(const CallPtr& call) {
@@ -282,10 +282,14 @@ void Dispatcher::Release(const CallPtr& call) {
 void Dispatcher::RecordFinished(const CallState& call,
                                 absl::StatusCode code,
                                 std::string_view finished) {
-  spdlog::debug("request {} ends: {}{}",
-                call.request_id.empty() ? "(not prepared)" : call.request_id,
-                absl::StatusCodeToString(code),
-                TraceNote(call.request.traceparent));
+  // What went wrong on our side while it ran is worth a line at every level.
+  const bool is_our_fault =
+      code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kInternal;
+  spdlog::log(is_our_fault && call.sent_ns != 0 ? spdlog::level::warn : spdlog::level::debug,
+              "request {} ends: {}{}",
+              call.request_id.empty() ? "(not prepared)" : call.request_id,
+              absl::StatusCodeToString(code),
+              TraceNote(call.request.traceparent));
   metrics_->OnFinished({.model = call.model == nullptr ? "" : call.model->info.id(),
                         .replica = call.last_replica,
                         .finished = finished,

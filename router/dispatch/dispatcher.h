@@ -149,6 +149,7 @@ class Dispatcher final : public Service, private FleetListener {
   void DispatchQueue(const std::string& model);
   bool PlacePending(const CallPtr& call);
   Placed Place(const CallPtr& call, const PendingPart& part);
+  bool HasEqualReplica(const CallState& call) const;
   void SendPart(const CallPtr& call, const PendingPart& part, const Picked& picked);
   std::string WireId(const CallState& call, const PendingPart& part) const;
   void UpdateFootprint(const CallState& call, Part& part);

@@ -83,19 +83,19 @@ void Dispatcher::DispatchQueue(const std::string& model) {
   }
 }
 
-// Sends what is pending of a running call; false when something is left (or the call has failed).
+// Sends what it can of what is pending of a running call; false when something is left (or the call
+// has failed). Choices wait for different replicas when they began on different ones.
 bool Dispatcher::PlacePending(const CallPtr& call) {
-  while (!call->pending.empty()) {
-    const PendingPart part = call->pending.front();
+  const std::vector<PendingPart> pending = std::exchange(call->pending, {});
+  for (const PendingPart& part : pending) {
     const Placed placed = Place(call, part);
     if (placed == Placed::kNever) {
       Fail(call, AttemptsExhaustedError());
       return false;
     }
-    if (placed != Placed::kSent) return false;
-    call->pending.erase(call->pending.begin());
+    if (placed != Placed::kSent) call->pending.push_back(part);
   }
-  return true;
+  return call->pending.empty();
 }
 
 Dispatcher::Placed Dispatcher::Place(const CallPtr& call, const PendingPart& part) {
@@ -105,9 +105,9 @@ Dispatcher::Placed Dispatcher::Place(const CallPtr& call, const PendingPart& par
       .prompt_tokens = static_cast<int64_t>(call->prepared.prompt_ids.size()) + emitted,
       .max_tokens = call->prepared.request.sampling.max_tokens() - emitted,
       .n = part.n,
-      .model_digest = call->first_model_digest,
       .tokenizer_digest = call->model->tokenizer_digest,
       .is_replay = emitted > 0,
+      .numerics = call->choices[part.first_choice].numerics,
       .avoid = call->avoid,
       .session = call->prepared.request.cache_salt,
       .random = random_(),
@@ -115,9 +115,7 @@ Dispatcher::Placed Dispatcher::Place(const CallPtr& call, const PendingPart& par
   };
   if (view.session.empty()) view.session = call->request.tenant;
   for (const ReplicaView& replica : snapshot.replicas) {
-    if (!replica.is_ready || (view.is_replay && replica.model_digest != view.model_digest)) {
-      continue;
-    }
+    if (!replica.is_ready || (view.is_replay && replica.numerics != view.numerics)) continue;
     view.model_digest = replica.model_digest;
     view.block_size = replica.block_size;
     // Prompts whose log-probabilities are wanted are computed whole.
@@ -141,10 +139,24 @@ Dispatcher::Placed Dispatcher::Place(const CallPtr& call, const PendingPart& par
   return Placed::kNever;
 }
 
+// Whether a ready replica could go on with what is pending of a running call.
+bool Dispatcher::HasEqualReplica(const CallState& call) const {
+  const FleetSnapshot snapshot = fleet_.Snapshot(call.model->info.id());
+  const ChoiceState& choice = call.choices[call.pending.front().first_choice];
+  return std::any_of(
+      snapshot.replicas.begin(), snapshot.replicas.end(), [&](const ReplicaView& replica) {
+        return replica.is_ready && (choice.emitted.empty() || replica.numerics == choice.numerics);
+      });
+}
+
 void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const Picked& picked) {
   const int64_t now_ns = loop_->clock().NowNs();
   const Replica& replica = *fleet_.Find(picked.replica);
-  for (int32_t i = 0; i < range.n; ++i) ++call->choices[range.first_choice + i].attempts;
+  for (int32_t i = 0; i < range.n; ++i) {
+    ChoiceState& choice = call->choices[range.first_choice + i];
+    ++choice.attempts;
+    if (choice.emitted.empty()) choice.numerics = replica.hello.numerics();
+  }
   const std::string wire_id = WireId(*call, range);
   v1::RouterMessage message;
   *message.mutable_submit() = call->MakeSubmit(range, now_ns);
@@ -173,7 +185,6 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
                 part.base_tokens,
                 TraceNote(call->request.traceparent));
   call->last_replica = replica.hello.replica_id();
-  if (call->first_token_ns == 0) call->first_model_digest = replica.hello.model_digest();
   if (call->sent_ns != 0) return;
   call->sent_ns = now_ns;
   queue_.Charge(call->request.tenant, part.uncached_tokens);

@@ -58,6 +58,13 @@ inline ApiError AttemptsExhaustedError() {
           .code = "replica_lost",
           .retry_after_ms = 1'000};
 }
+// Another one would go on with other bits than those that were sent.
+inline ApiError NoEqualReplicaError() {
+  return {.status = absl::StatusCode::kUnavailable,
+          .message = "No replica is left that would continue this answer exactly",
+          .code = "no_equal_replica",
+          .retry_after_ms = 1'000};
+}
 // What no check before the run can see, for example a bias that leaves no token to choose.
 inline ApiError WorkerRefusedError() {
   return {.status = absl::StatusCode::kInvalidArgument,

@@ -254,11 +254,12 @@ void Fleet::MakeReady(Replica& replica) {
   if (replica.is_drained) return MakeDraining(replica);
   replica.state = ReplicaState::kReady;
   replica.progress_ns = loop_->clock().NowNs();
-  spdlog::info("replica {} at {} is ready: model {}, epoch {}",
+  spdlog::info("replica {} at {} is ready: model {}, epoch {}, numerics {}",
                replica.hello.replica_id(),
                replica.address,
                replica.hello.model_id(),
-               replica.hello.epoch());
+               replica.hello.epoch(),
+               replica.hello.numerics());
   listener_->OnReplicaUp(replica);
 }
 

@@ -42,6 +42,7 @@ struct ReplicaView {
   bool is_ready = false;
   std::string_view model_digest;
   std::string_view tokenizer_digest;
+  std::string_view numerics;
   int32_t block_size = 1;  // tokens
   int32_t num_blocks = 0;
   int32_t max_model_len = 0;  // tokens

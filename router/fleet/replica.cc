@@ -52,8 +52,9 @@ absl::Status CheckHello(const v1::WorkerHello& hello) {
     return !name.empty() && name.size() <= kMaxNameBytes;
   };
   if (!is_name(hello.model_id()) || !is_name(hello.replica_id()) ||
-      !is_name(hello.tokenizer_digest())) {
-    return absl::InvalidArgumentError("hello: model_id, replica_id or tokenizer_digest is bad");
+      !is_name(hello.tokenizer_digest()) || !is_name(hello.numerics())) {
+    return absl::InvalidArgumentError(
+        "hello: model_id, replica_id, tokenizer_digest or numerics is bad");
   }
   const auto within = [](int64_t value, int64_t low, int64_t high) {
     return value >= low && value <= high;
@@ -92,6 +93,7 @@ ReplicaView ViewOf(const Replica& replica) {
       .is_ready = replica.state == ReplicaState::kReady,
       .model_digest = hello.model_digest(),
       .tokenizer_digest = hello.tokenizer_digest(),
+      .numerics = hello.numerics(),
       .block_size = std::max(hello.block_size(), 1),
       .num_blocks = hello.num_blocks(),
       .max_model_len = hello.max_model_len(),

@@ -44,6 +44,7 @@ v1::WorkerHello FakeHello(const std::string& replica_id, const std::string& mode
   hello.set_protocol(1);
   hello.set_model_id(model);
   hello.set_model_digest(absl::StrCat("digest-of-", model));
+  hello.set_numerics(absl::StrCat("numerics-of-", model));
   hello.set_tokenizer_digest(FakeTokenizer().digest());
   hello.set_block_size(16);
   hello.set_num_blocks(256);

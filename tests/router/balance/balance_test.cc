@@ -20,6 +20,7 @@ class BalanceTest : public testing::Test {
     view.id = names_[key];
     view.is_ready = true;
     view.model_digest = "m";
+    view.numerics = "n";
     view.tokenizer_digest = "t";
     view.block_size = kBlock;
     view.num_blocks = 100;
@@ -91,10 +92,12 @@ TEST_F(BalanceTest, TreatsAReplicaWithAnotherTokenizerAsNotReady) {
   EXPECT_FALSE(std::get<Wait>(result).is_any_ready);
 }
 
-TEST_F(BalanceTest, ReplaysOnlyOnTheSameModel) {
-  Add(0).model_digest = "other";
+TEST_F(BalanceTest, ReplaysOnlyOnTheSameNumerics) {
+  Add(0).numerics = "other";
   RequestView request = Request(10);
+  EXPECT_EQ(PickedBy("prefix", request), 0);  // what has said nothing yet may go anywhere
   request.is_replay = true;
+  request.numerics = "n";
   EXPECT_FALSE(std::get<Wait>(Pick(PickByPrefix, request, fleet_)).is_any_ready);
   Add(1);
   EXPECT_EQ(PickedBy("prefix", request), 1);

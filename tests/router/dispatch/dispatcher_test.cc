@@ -747,7 +747,7 @@ TEST_F(DispatchTest, ATraceIsPassedOnAndStandsInTheLog) {
   EXPECT_EQ(worker.submits().at(0).traceparent(), kTrace);
   for (const char* line : {"debug request traced goes to replica a",
                            "warning request traced failed at a replica",
-                           "debug request traced ends: INTERNAL"}) {
+                           "warning request traced ends: INTERNAL"}) {
     EXPECT_THAT(log.text(), testing::ContainsRegex(absl::StrCat(line, "[^\n]*", kNote)));
   }
   StartCall("untraced", 5);

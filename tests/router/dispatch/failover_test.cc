@@ -419,6 +419,114 @@ TEST_F(FailoverTest, AnotherModelIsNoReplacement) {
   EXPECT_EQ(workers_["b:1"]->running(), 0);
 }
 
+// Replicas of one model whose answers differ in their bits.
+class NumericsTest : public DispatchTest {
+ protected:
+  FakeWorker& AddWorkerOf(const std::string& name, const std::string& numerics) {
+    v1::WorkerHello hello = FakeHello(name);
+    hello.set_numerics(numerics);
+    return AddWorker(name, hello);
+  }
+  void SendFirstToken(FakeWorker& worker, int32_t choice) {
+    const v1::Submit submit = worker.submits().back();
+    v1::SequenceResult result;
+    result.set_request_id(submit.request_id());
+    result.set_attempt(submit.attempt());
+    result.set_choice_index(choice);
+    result.add_token_ids(
+        FakeToken({submit.prompt_token_ids().begin(), submit.prompt_token_ids().end()}, 7, choice));
+    worker.SendResult(result);
+    loop_.RunReady();
+  }
+};
+
+TEST_F(NumericsTest, AStreamGoesOnWhereTheBitsAreTheSame) {
+  FakeWorker& a = AddWorkerOf("a", "x");
+  FakeWorker& b = AddWorkerOf("b", "y");
+  FakeWorker& c = AddWorkerOf("c", "x");
+  b.Kill();
+  c.Kill();
+  StartDispatcher();
+  const StartedCall call = StartCall("hello", 10);
+  Step(4);
+  b.Restart();
+  c.Restart();
+  Pass(6'000);
+  a.Kill();
+  loop_.RunReady();
+  EXPECT_EQ(b.submits().size(), 0U);
+  ASSERT_EQ(c.submits().size(), 1U);
+  Step(6);
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 10));
+}
+
+TEST_F(NumericsTest, AStreamEndsWithAnErrorRatherThanWithOtherBits) {
+  FakeWorker& a = AddWorkerOf("a", "x");
+  FakeWorker& b = AddWorkerOf("b", "y");
+  b.Kill();
+  StartDispatcher();
+  const StartedCall call = StartCall("hello", 10);
+  Step(4);
+  b.Restart();
+  Pass(6'000);
+  a.Kill();
+  Pass(14'900);
+  EXPECT_FALSE(call.sink->over());  // an equal one may still come back
+  EXPECT_TRUE(dispatcher_->Ready());
+  Pass(300);
+  EXPECT_EQ(call.sink->error_code(), "no_equal_replica");
+  EXPECT_EQ(call.sink->error().status, absl::StatusCode::kUnavailable);
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 4));
+  EXPECT_EQ(b.submits().size(), 0U);
+  ExpectIdle();
+}
+
+TEST_F(NumericsTest, BeforeItsFirstTokenARequestMayGoAnywhere) {
+  FakeWorker& a = AddWorkerOf("a", "x");
+  FakeWorker& b = AddWorkerOf("b", "y");
+  StartDispatcher();
+  const StartedCall call = StartCall("hello", 4);
+  FakeWorker& first = a.running() > 0 ? a : b;
+  FakeWorker& second = a.running() > 0 ? b : a;
+  first.Kill();
+  loop_.RunReady();
+  EXPECT_EQ(second.running(), 1);
+  Step(4);
+  EXPECT_TRUE(call.sink->done());
+}
+
+TEST_F(NumericsTest, EachChoiceStaysWithItsOwnBits) {
+  FakeWorker& a = AddWorkerOf("a", "x");
+  FakeWorker& b = AddWorkerOf("b", "y");
+  options_.max_deaths = 10;
+  b.Kill();
+  StartDispatcher();
+  CallRequest request = Request("hello", 6);
+  Sampling(request).set_n(2);
+  const StartedCall call = StartCall(std::move(request));
+  SendFirstToken(a, 0);
+  b.Restart();
+  Pass(6'000);
+  a.Kill();
+  loop_.RunReady();
+  ASSERT_EQ(b.submits().size(), 1U);
+  EXPECT_EQ(b.submits()[0].first_choice_index(), 1);  // it has said nothing yet
+  Step(2);
+  a.Restart();
+  Pass(1'000);
+  ASSERT_EQ(a.submits().size(), 2U);
+  EXPECT_EQ(a.submits()[1].first_choice_index(), 0);
+  b.Kill();
+  Pass(1'000);
+  EXPECT_EQ(a.submits().size(), 2U);  // the other one waits for its own
+  b.Restart();
+  Pass(6'000);
+  Step(6);
+  ASSERT_TRUE(call.sink->done());
+  EXPECT_EQ(call.sink->text(0), FakeAnswer("hello", 7, 0, 6));
+  EXPECT_EQ(call.sink->text(1), FakeAnswer("hello", 7, 1, 6));
+}
+
 // Whatever happens to the replicas, each stream is exactly what an undisturbed one would be.
 TEST_F(FailoverTest, RandomDeathsNeverChangeAStream) {
   for (uint32_t seed = 1; seed <= 30; ++seed) {

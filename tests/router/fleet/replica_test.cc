@@ -59,6 +59,7 @@ TEST(ReplicaTest, HellosThatMakeNoSenseAreRefused) {
   EXPECT_TRUE(refused([](auto& h) { h.set_protocol(2); }));
   EXPECT_TRUE(refused([](auto& h) { h.set_model_id(""); }));
   EXPECT_TRUE(refused([](auto& h) { h.set_model_id(std::string(257, 'm')); }));
+  EXPECT_TRUE(refused([](auto& h) { h.clear_numerics(); }));
   EXPECT_TRUE(refused([](auto& h) { h.set_block_size(0); }));
   EXPECT_TRUE(refused([](auto& h) { h.set_num_blocks(-1); }));
   EXPECT_TRUE(refused([](auto& h) { h.set_lease_ms(0); }));

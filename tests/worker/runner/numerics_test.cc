@@ -1,0 +1,37 @@
+#include "worker/runner/numerics.h"
+
+#include <set>
+
+#include "gtest/gtest.h"
+#include "kernels/dispatch.h"
+
+namespace paceline::worker {
+namespace {
+
+using kernels::ComputeType;
+
+TEST(NumericsTest, IsTheSameForTheSame) {
+  EXPECT_EQ(Numerics("d", "1.0", ComputeType::kInt8), Numerics("d", "1.0", ComputeType::kInt8));
+}
+
+TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
+  const kernels::CpuIsa before = kernels::ActiveCpuIsa();
+  std::set<std::string> seen;
+  size_t count = 0;
+  for (const auto isa : {kernels::CpuIsa::kPortable, kernels::CpuIsa::kAvx512Vnni}) {
+    if (!kernels::SetActiveCpuIsa(isa).ok()) continue;  // not on this machine
+    for (const char* digest : {"d", "e"}) {
+      for (const char* release : {"1.0", "1.1"}) {
+        for (const auto compute : {ComputeType::kInt8, ComputeType::kFloat32}) {
+          seen.insert(Numerics(digest, release, compute));
+          ++count;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(seen.size(), count);
+  EXPECT_TRUE(kernels::SetActiveCpuIsa(before).ok());
+}
+
+}  // namespace
+}  // namespace paceline::worker

@@ -1,0 +1,23 @@
+#include "worker/runner/numerics.h"
+
+#include <gnu/libc-version.h>
+
+#include "kernels/dispatch.h"
+
+namespace paceline::worker {
+
+std::string Numerics(std::string_view model_digest,
+                     std::string_view release,
+                     kernels::ComputeType compute) {
+  // The C library has variants of its functions for processors with fused multiply-add.
+  const bool has_fma = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
+  const absl::string_view isa = kernels::CpuIsaName(kernels::ActiveCpuIsa());
+  std::string text(model_digest);
+  text.append(" paceline-").append(release);
+  text.append(" ").append(isa.data(), isa.size());
+  text.append(compute == kernels::ComputeType::kInt8 ? " int8 kv-f16" : " float32 kv-float32");
+  text.append(" glibc-").append(gnu_get_libc_version()).append(has_fma ? "-fma" : "");
+  return text;
+}
+
+}  // namespace paceline::worker

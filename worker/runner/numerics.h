@@ -1,0 +1,22 @@
+// A name for everything that decides the bits of an answer beside the request. Stateless; any
+// thread.
+#ifndef PACELINE_WORKER_RUNNER_NUMERICS_H_
+#define PACELINE_WORKER_RUNNER_NUMERICS_H_
+
+#include <string>
+#include <string_view>
+
+#include "kernels/gemm/activations.h"
+
+namespace paceline::worker {
+
+// Replicas with equal texts continue each other's answers bit for bit: same model file, same
+// release, same types of activations and KV cache, same kernels (as active now), and a C library
+// whose exp and log are the same. It cannot tell two builds of one release apart.
+std::string Numerics(std::string_view model_digest,
+                     std::string_view release,
+                     kernels::ComputeType compute);
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_RUNNER_NUMERICS_H_
