@@ -133,6 +133,16 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                              : worker::ThreadsPerReplica(worker::UsableCpus(),
                                                                          options.replicas_on_host);
 
+  const std::string name = options.served_model_name.empty() ? ModelNameFromPath(options.model)
+                                                             : options.served_model_name;
+  if (!options.step_trace.empty()) {
+    ASSIGN_OR_RETURN(loaded->trace_,
+                     worker::StepTrace::Open({.path = options.step_trace,
+                                              .process_name = absl::StrCat("paceline ", name),
+                                              .num_threads = loaded->num_threads_},
+                                             SteadyClock::Get()));
+  }
+
   const kernels::ComputeType compute = options.compute_dtype == "float32"
                                            ? kernels::ComputeType::kFloat32
                                            : kernels::ComputeType::kInt8;
@@ -173,11 +183,10 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                    .max_model_len = max_model_len,
                                    .kv_cache_bytes = kv_bytes,
                                    .eos_token_ids = eos_ids,
+                                   .trace = loaded->trace_.get(),
                                    .progress = settings.progress});
   if (!runner.ok()) return InFile(options.model, runner.status());
 
-  const std::string name = options.served_model_name.empty() ? ModelNameFromPath(options.model)
-                                                             : options.served_model_name;
   const std::string digest = file.Digest();
   const int32_t num_blocks = (*runner)->num_blocks();
   loaded->description_ = absl::StrFormat(
@@ -233,7 +242,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                       .eos_token_ids = eos_ids,
                                       .prefix_caching = options.enable_prefix_caching},
                         .model_digest = digest,
-                        .beat_interval_ms = std::max(10, settings.lease_ms / 4)},
+                        .beat_interval_ms = std::max(10, settings.lease_ms / 4),
+                        .trace = loaded->trace_.get()},
                        *std::move(runner),
                        *loaded->metrics_,
                        SteadyClock::Get()));

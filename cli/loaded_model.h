@@ -15,6 +15,7 @@
 #include "worker/engine/engine.h"
 #include "worker/metrics/worker_metrics.h"
 #include "worker/service/attach_session.h"
+#include "worker/trace/step_trace.h"
 
 namespace paceline::cli {
 
@@ -50,7 +51,8 @@ class LoadedModel {
   std::string description_;
   int32_t num_threads_ = 1;
   std::unique_ptr<worker::WorkerMetrics> metrics_;
-  std::unique_ptr<worker::Engine> engine_;  // last: stops first
+  std::unique_ptr<worker::StepTrace> trace_;  // null without --step-trace
+  std::unique_ptr<worker::Engine> engine_;    // last: stops first
 };
 
 // "models/SmolLM2-135M.Q4_1.gguf" → "SmolLM2-135M.Q4_1".

@@ -119,6 +119,10 @@ void AddEngineOptions(CLI::App& app, EngineOptions& options) {
             "enable-prefix-caching",
             options.enable_prefix_caching,
             "Reuse the KV cache of equal prompt beginnings");
+  Add(app,
+      "step-trace",
+      options.step_trace,
+      "File for a trace of engine steps and their phases, for Perfetto; default: none");
   Add(app, "tensor-parallel-size", options.tensor_parallel_size, "Ranks per stage (also -tp)")
       ->check(CLI::Range(1, 64));
   Add(app, "pipeline-parallel-size", options.pipeline_parallel_size, "Stages (also -pp)")

@@ -31,6 +31,7 @@ struct EngineOptions {
   bool enable_prefix_caching = true;
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
+  std::string step_trace;        // file for the trace of engine steps; empty: none
   int32_t replicas_on_host = 1;  // shares memory and cores with so many others
 };
 

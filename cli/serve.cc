@@ -3,6 +3,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -26,8 +27,18 @@ namespace {
 
 constexpr int kFirstWorkerPort = 50061;
 
+// One file a worker: "trace.json" of the second of several is "trace.1.json".
+std::string StepTracePath(const ServeOptions& options, int replica) {
+  const std::filesystem::path path = options.worker.engine.step_trace;
+  if (options.replicas == 1) return path;
+  const std::string name =
+      absl::StrCat(path.stem().string(), ".", replica, path.extension().string());
+  return path.parent_path() / name;
+}
+
 std::vector<std::string> WorkerArguments(const ServeOptions& options,
                                          const LogOptions& log,
+                                         int replica,
                                          int port) {
   const EngineOptions& engine = options.worker.engine;
   std::vector<std::string> arguments = {
@@ -65,6 +76,7 @@ std::vector<std::string> WorkerArguments(const ServeOptions& options,
   if (engine.threads > 0) add("--threads", absl::StrCat(engine.threads));
   if (!engine.kv_cache_memory.empty()) add("--kv-cache-memory", engine.kv_cache_memory);
   if (engine.max_model_len > 0) add("--max-model-len", absl::StrCat(engine.max_model_len));
+  if (!engine.step_trace.empty()) add("--step-trace", StepTracePath(options, replica));
   return arguments;
 }
 
@@ -108,7 +120,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
   for (int i = 0; i < options.replicas; ++i) {
     port = FindFreePort(port + 1);
     router.workers.push_back(absl::StrCat("127.0.0.1:", port));
-    RETURN_IF_ERROR(workers.Start(WorkerArguments(options, log, port)));
+    RETURN_IF_ERROR(workers.Start(WorkerArguments(options, log, i, port)));
   }
   ASSIGN_OR_RETURN(auto core, StartRouterCore(router, router::GrpcWorkerLinkFactory()));
   ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core));

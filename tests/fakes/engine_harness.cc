@@ -90,6 +90,7 @@ EngineHarness::EngineHarness(const Options& options)
                            .kv_cache_bytes = options.num_blocks *
                                              ModelRunner::KvBytesPerBlock(*config, options.compute),
                            .eos_token_ids = {model::kTinyImEnd},
+                           .trace = options.trace,
                            .progress = nullptr});
   PACELINE_CHECK(runner.ok(), std::string(runner.status().message()));
   auto engine =
@@ -100,7 +101,8 @@ EngineHarness::EngineHarness(const Options& options)
                                     .eos_token_ids = {model::kTinyImEnd},
                                     .prefix_caching = options.prefix_caching},
                       .model_digest = "tiny",
-                      .beat_interval_ms = 20},
+                      .beat_interval_ms = 20,
+                      .trace = options.trace},
                      *std::move(runner),
                      metrics_,
                      SteadyClock::Get());

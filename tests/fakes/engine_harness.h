@@ -47,6 +47,7 @@ class EngineHarness final {
     int32_t max_num_batched_tokens = 512;
     bool prefix_caching = true;
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
+    StepTrace* trace = nullptr;
   };
 
   explicit EngineHarness(const Options& options);

@@ -21,6 +21,14 @@ KvCache::Options CacheOptions(const Engine::Options& options, int32_t num_blocks
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 
+int32_t NumDecodes(const Batch& batch) {
+  int32_t count = 0;
+  for (const BatchEntry& entry : batch.entries) {
+    count += entry.num_tokens == 1 && !entry.samplers.empty() ? 1 : 0;
+  }
+  return count;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Options& options,
@@ -41,6 +49,7 @@ Engine::Engine(const Options& options,
     : options_(options),
       clock_(clock),
       metrics_(metrics),
+      track_(options.trace == nullptr ? nullptr : options.trace->track(0)),
       runner_(std::move(runner)),
       cache_(CacheOptions(options, runner_->num_blocks())),
       scheduler_(options.scheduler, &cache_),
@@ -119,6 +128,8 @@ bool Engine::TakeInbox() {
     if (stop_) return false;
     std::swap(inbox_, taken_);
   }
+  if (taken_.empty()) return true;
+  const TraceSpan span(track_, "inbox", {{"commands", static_cast<int64_t>(taken_.size())}});
   for (Command& command : taken_) Apply(command);
   return true;
 }
@@ -180,35 +191,51 @@ void Engine::Submit(const std::shared_ptr<const Request>& request, int64_t now_n
 }
 
 void Engine::Step() {
-  const int64_t start = clock_.NowNs();
-  const Batch& batch = scheduler_.Next(start);
-  if (!batch.empty()) {
-    const int64_t planned = clock_.NowNs();
-    runner_->Run(
-        batch, [this] { Progress(); }, outcome_);
-    const int64_t ran = clock_.NowNs();
-    ++step_;
-    for (StepOutcome::PromptPart& part : outcome_.prompt_parts) {
-      std::vector<TokenLogprobs>& all = prompt_scores_[part.sequence->request.get()].logprobs;
-      std::move(part.logprobs.begin(), part.logprobs.end(), std::back_inserter(all));
-    }
-    sampled_.clear();
-    for (StepOutcome::Choice& choice : outcome_.choices) {
-      choice.previous_token_ns = choice.sequence->last_token_ns;
-      sampled_.push_back({.sequence = choice.sequence,
-                          .token_id = choice.result.token_id,
-                          .numeric_error = choice.result.numeric_error,
-                          .no_candidate = choice.result.no_candidate});
-    }
-    PublishStep(batch, start, planned, ran);
-    scheduler_.Commit(sampled_, ran);
-    ReportChoices(ran);
-    metrics_.schedule_seconds->Observe(Seconds(planned - start + clock_.NowNs() - ran));
+  bool ran = false;
+  {
+    TraceSpan step(track_, "step");
+    ran = RunBatch(step);
+    const TraceSpan frames(track_, "frames");
+    scheduler_.TakeFinished(finished_);
+    ReportFinished(clock_.NowNs());
+    PublishLoad();
+    SendFrames(clock_.NowNs() - last_beat_ns_ >= options_.beat_interval_ms * 1'000'000);
   }
-  scheduler_.TakeFinished(finished_);
-  ReportFinished(clock_.NowNs());
-  PublishLoad();
-  SendFrames(clock_.NowNs() - last_beat_ns_ >= options_.beat_interval_ms * 1'000'000);
+  if (options_.trace != nullptr) options_.trace->EndStep(/*keep=*/ran);
+}
+
+bool Engine::RunBatch(TraceSpan& step) {
+  const int64_t start = clock_.NowNs();
+  const Batch* batch = nullptr;
+  {
+    const TraceSpan span(track_, "schedule");
+    batch = &scheduler_.Next(start);
+  }
+  if (batch->empty()) return false;
+  const int64_t planned = clock_.NowNs();
+  runner_->Run(
+      *batch, [this] { Progress(); }, outcome_);
+  const int64_t ran = clock_.NowNs();
+  ++step_;
+  const TraceSpan span(track_, "commit");
+  for (StepOutcome::PromptPart& part : outcome_.prompt_parts) {
+    std::vector<TokenLogprobs>& all = prompt_scores_[part.sequence->request.get()].logprobs;
+    std::move(part.logprobs.begin(), part.logprobs.end(), std::back_inserter(all));
+  }
+  sampled_.clear();
+  for (StepOutcome::Choice& choice : outcome_.choices) {
+    choice.previous_token_ns = choice.sequence->last_token_ns;
+    sampled_.push_back({.sequence = choice.sequence,
+                        .token_id = choice.result.token_id,
+                        .numeric_error = choice.result.numeric_error,
+                        .no_candidate = choice.result.no_candidate});
+  }
+  PublishStep(*batch, start, planned, ran);
+  if (track_ != nullptr) DescribeStep(*batch, step);
+  scheduler_.Commit(sampled_, ran);
+  ReportChoices(ran);
+  metrics_.schedule_seconds->Observe(Seconds(planned - start + clock_.NowNs() - ran));
+  return true;
 }
 
 // What the step added to each choice: the output tokens that its client does not have yet.
@@ -292,16 +319,24 @@ void Engine::AddPromptScores(const Sequence& sequence, SequenceResult& result) {
 }
 
 void Engine::PublishStep(const Batch& batch, int64_t start_ns, int64_t planned_ns, int64_t ran_ns) {
-  int32_t decodes = 0;
-  for (const BatchEntry& entry : batch.entries) {
-    decodes += entry.num_tokens == 1 && !entry.samplers.empty() ? 1 : 0;
-  }
+  const int32_t decodes = NumDecodes(batch);
   metrics_.steps->Increment();
   metrics_.decode_tokens->Increment(decodes);
   metrics_.prefill_tokens->Increment(batch.num_tokens - decodes);
   (decodes == batch.num_tokens ? metrics_.decode_step_seconds : metrics_.prefill_step_seconds)
       ->Observe(Seconds(ran_ns - start_ns));
   metrics_.vllm_iteration_tokens->Observe(batch.num_tokens);
+}
+
+void Engine::DescribeStep(const Batch& batch, TraceSpan& step) const {
+  const Scheduler::Load load = scheduler_.load();
+  const int32_t decodes = NumDecodes(batch);
+  step.AddArgs({{"step", static_cast<int64_t>(step_)},
+                {"sequences", static_cast<int64_t>(batch.entries.size())},
+                {"decode_tokens", decodes},
+                {"prefill_tokens", batch.num_tokens - decodes},
+                {"running", load.running},
+                {"waiting", load.waiting}});
 }
 
 void Engine::PublishLoad() {

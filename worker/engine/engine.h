@@ -25,6 +25,7 @@
 #include "worker/metrics/worker_metrics.h"
 #include "worker/runner/model_runner.h"
 #include "worker/sched/scheduler.h"
+#include "worker/trace/step_trace.h"
 
 namespace paceline::worker {
 
@@ -34,6 +35,7 @@ class Engine {
     Scheduler::Options scheduler;
     std::string model_digest;        // root of the prefix cache's block hashes
     int64_t beat_interval_ms = 500;  // an idle or busy engine sends a frame at least so often
+    StepTrace* trace = nullptr;      // may be null; else outlives the engine
   };
 
   // Starts the engine thread. `runner` has its model loaded. InvalidArgument names a scheduler
@@ -114,12 +116,15 @@ class Engine {
   void Apply(Command& command);
   void Submit(const std::shared_ptr<const Request>& request, int64_t now_ns);
   void Step();
+  // Plans, runs and commits one batch. False: there was nothing to run.
+  bool RunBatch(TraceSpan& step);
   void ReportChoices(int64_t now_ns);
   void ReportFinished(int64_t now_ns);
   SequenceResult& NewResult(Session& session, const Sequence& sequence);
   SequenceResult& ResultFor(Session& session, const Sequence& sequence);
   void AddPromptScores(const Sequence& sequence, SequenceResult& result);
   void PublishStep(const Batch& batch, int64_t start_ns, int64_t planned_ns, int64_t ran_ns);
+  void DescribeStep(const Batch& batch, TraceSpan& step) const;
   void PublishLoad();
   void PublishFinished(const Finished& finished, int64_t now_ns);
   // Sends the sessions' filled frames; with `beat`, one to every session.
@@ -130,6 +135,7 @@ class Engine {
   const Options options_;
   const Clock& clock_;
   WorkerMetrics& metrics_;
+  TraceTrack* const track_;  // of the engine thread; null without a trace
 
   // Engine thread only.
   std::unique_ptr<ModelRunner> runner_;

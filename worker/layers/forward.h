@@ -11,6 +11,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/gemm/activations.h"
 #include "kernels/kv_cache/layout.h"
+#include "worker/trace/step_trace.h"
 
 namespace paceline::worker {
 
@@ -31,6 +32,8 @@ struct ForwardContext {
   kernels::ThreadPool& pool;
   kernels::ComputeType compute;
   kernels::AttentionWorkspace& attention_workspace;
+  StepTrace* trace = nullptr;   // where its parts on several threads are timed; may be null
+  TraceTrack* track = nullptr;  // of the thread that runs this; null without a trace
 };
 
 }  // namespace paceline::worker

@@ -197,9 +197,11 @@ absl::Status Llama::ForEachPart(const ForwardContext& context, int64_t m, PartBo
   if (num_parts == 1) return body(context, {0, m}, *lanes_[0]);
   part_status_.assign(num_parts, absl::OkStatus());
   context.pool.ForEach(num_parts, [&](int thread, int64_t part) {
+    TraceTrack* const track = context.trace == nullptr ? nullptr : context.trace->track(thread);
     const ForwardContext serial{.pool = lanes_[thread]->serial,
                                 .compute = context.compute,
-                                .attention_workspace = context.attention_workspace};
+                                .attention_workspace = context.attention_workspace,
+                                .track = track};
     part_status_[part] = body(serial, kernels::SplitWork(m, part, num_parts), *lanes_[thread]);
   });
   for (const absl::Status& status : part_status_) RETURN_IF_ERROR(status);
@@ -221,6 +223,7 @@ absl::Status Llama::BeginLayer(const ForwardContext& context,
                                    hidden));
   }
   const DecoderLayer& weights = layers_[layer];
+  const TraceSpan span(context.track, "qkv", {{"layer", layer}, {"rows", rows.end - rows.begin}});
   kernels::Activations& x = lane.Norm(weights.attention.input_form());
   RETURN_IF_ERROR(
       kernels::RmsNorm(context.pool, hidden, weights.attention_norm, config_.rms_norm_eps, x));
@@ -232,12 +235,16 @@ absl::Status Llama::FinishLayer(const ForwardContext& context,
                                 int32_t layer,
                                 Lane& lane) {
   const DecoderLayer& weights = layers_[layer];
-  RETURN_IF_ERROR(weights.attention.Output(context,
-                                           rows,
-                                           attention_output_.view(rows.end),
-                                           lane.Inner(weights.attention.projected_form()),
-                                           hidden_.view(rows.end)));
   const int64_t count = rows.end - rows.begin;
+  {
+    const TraceSpan span(context.track, "output", {{"layer", layer}, {"rows", count}});
+    RETURN_IF_ERROR(weights.attention.Output(context,
+                                             rows,
+                                             attention_output_.view(rows.end),
+                                             lane.Inner(weights.attention.projected_form()),
+                                             hidden_.view(rows.end)));
+  }
+  const TraceSpan span(context.track, "mlp", {{"layer", layer}, {"rows", count}});
   const kernels::MutableMatrix hidden = hidden_.view(rows.end).Rows(rows.begin, count);
   kernels::Activations& x = lane.Norm(weights.mlp.input_form());
   RETURN_IF_ERROR(
@@ -260,8 +267,11 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
           if (i > 0) RETURN_IF_ERROR(FinishLayer(part, rows, i - 1, lane));
           return BeginLayer(part, input, rows, i, lane);
         }));
-    RETURN_IF_ERROR(
-        layers_[i].attention.Attend(context, input, i, qkv_.view(m), attention_output_.view(m)));
+    {
+      const TraceSpan span(context.track, "attention", {{"layer", i}, {"rows", m}});
+      RETURN_IF_ERROR(
+          layers_[i].attention.Attend(context, input, i, qkv_.view(m), attention_output_.view(m)));
+    }
     input.on_layer();
   }
   return ForEachPart(

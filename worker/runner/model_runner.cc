@@ -93,18 +93,28 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const model::Gg
 void ModelRunner::Run(const Batch& batch,
                       absl::FunctionRef<void()> on_layer,
                       StepOutcome& outcome) {
-  PrepareBlocks(batch);
-  PrepareInput(batch);
-  const ForwardContext context{
-      .pool = *pool_, .compute = options_.compute, .attention_workspace = attention_workspace_};
-  DieUnlessOk(model_->Forward(context,
-                              {.token_ids = token_ids_,
-                               .positions = positions_,
-                               .slots = slots_,
-                               .sequences = sequences_,
-                               .kv_cache = kv_cache_,
-                               .on_layer = on_layer}));
-  PlanLogits(batch, outcome);
+  TraceTrack* const track = options_.trace == nullptr ? nullptr : options_.trace->track(0);
+  {
+    const TraceSpan span(track, "prepare");
+    PrepareBlocks(batch);
+    PrepareInput(batch);
+    PlanLogits(batch, outcome);
+  }
+  const ForwardContext context{.pool = *pool_,
+                               .compute = options_.compute,
+                               .attention_workspace = attention_workspace_,
+                               .trace = options_.trace,
+                               .track = track};
+  {
+    const TraceSpan span(track, "forward", {{"rows", batch.num_tokens}});
+    DieUnlessOk(model_->Forward(context,
+                                {.token_ids = token_ids_,
+                                 .positions = positions_,
+                                 .slots = slots_,
+                                 .sequences = sequences_,
+                                 .kv_cache = kv_cache_,
+                                 .on_layer = on_layer}));
+  }
   RunLogits(context, outcome);
 }
 
@@ -190,8 +200,12 @@ void ModelRunner::RunLogits(const ForwardContext& context, StepOutcome& outcome)
     const int64_t count = std::min<int64_t>(kLogitsRows, jobs_.size() - begin);
     job_rows_.clear();
     for (int64_t i = 0; i < count; ++i) job_rows_.push_back(jobs_[begin + i].row);
-    DieUnlessOk(
-        model_->ComputeLogits(context, job_rows_, kernels::MutableMatrix(logits, count, vocab)));
+    {
+      const TraceSpan span(context.track, "logits", {{"rows", count}});
+      DieUnlessOk(
+          model_->ComputeLogits(context, job_rows_, kernels::MutableMatrix(logits, count, vocab)));
+    }
+    const TraceSpan span(context.track, "sampling", {{"rows", count}});
     pool_->ForEach(count, [&](int, int64_t i) {
       FinishJob(jobs_[begin + i], absl::MakeSpan(logits + i * vocab, vocab), outcome);
     });

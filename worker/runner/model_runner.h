@@ -22,6 +22,7 @@
 #include "worker/models/causal_lm.h"
 #include "worker/sample/sampler.h"
 #include "worker/sched/batch.h"
+#include "worker/trace/step_trace.h"
 
 namespace paceline::worker {
 
@@ -50,6 +51,7 @@ class ModelRunner {
     int32_t max_model_len = 0;  // tokens
     int64_t kv_cache_bytes = 0;
     std::vector<int32_t> eos_token_ids;
+    StepTrace* trace = nullptr;  // may be null; else outlives the runner
     // Called while weights load.
     std::function<void(int64_t loaded_bytes, int64_t total_bytes)> progress;
   };
