@@ -247,6 +247,20 @@ TEST_P(PagedAttentionTest, BatchMatesAndThreadsNeverChangeBits) {
   }
 }
 
+TEST_P(PagedAttentionTest, ChunksSharedByThreadsMissNoPosition) {
+  const Tokens tokens = RandomTokens(kSmol, 514, 5);
+  const auto expected = OneByOne(kSmol, tokens);
+  ThreadPool pool(3, false);
+  Cache cache(kSmol, 17);
+  const auto table = cache.Add(pool, tokens, tokens.count);
+  for (int32_t context : {255, 256, 257, 511, 512, 513}) {
+    const auto row = QueryRows(kSmol, tokens, context, context + 1);
+    const auto out = Attend(pool, kSmol, cache, row, {{0, 1, context, table}});
+    EXPECT_TRUE(SameBits(out.data(), expected.data() + context * kSmol.q_cols(), kSmol.q_cols()))
+        << context;
+  }
+}
+
 TEST_P(PagedAttentionTest, InfinityInALaterPositionDoesNotTouchEarlierRows) {
   const Shape& shape = kSmol;
   Tokens tokens = RandomTokens(shape, 70, 3);

