@@ -6,9 +6,10 @@ paceline=$1
 model=$2
 shift 2
 
+set -m  # a group of its own: Ctrl-C reaches the server once, through this script
 "$paceline" serve "$model" --replicas 2 "$@" &
 server=$!
-# A terminal sends Ctrl-C to the server as well; SIGTERM and `kill` reach only this script.
+set +m
 trap 'kill -INT $server 2>/dev/null || true' INT TERM
 trap 'kill -INT $server 2>/dev/null || true; wait $server 2>/dev/null || true' EXIT
 
@@ -17,9 +18,11 @@ for _ in $(seq 600); do
   if ! kill -0 $server 2>/dev/null; then
     wait $server && exit 0 || exit $?
   fi
-  curl -sf -o /dev/null "$base/ready" && break
+  ready=$(curl -sf http://127.0.0.1:8002/metrics | grep -c '^paceline_router_replica_state.*"ready".* 1$' || true)
+  [ "$ready" = 2 ] && break
   sleep 0.1
 done
+sleep 0.2  # the server prints its addresses
 
 ask() { # url question
   printf '\n\033[1m%s\033[0m  (%s)\n' "$2" "$1"
@@ -28,7 +31,9 @@ ask() { # url question
 ask grpc://127.0.0.1:50051 "What is gravity?"
 ask $base "Name three primary colors."
 printf '\nServing until Ctrl-C. Talk to it: %s chat\n' "$paceline"
+status=0
 while kill -0 $server 2>/dev/null; do
-  wait $server && exit 0 || status=$?
+  wait $server || true  # a signal ends the wait, not the server
 done
-exit "${status:-0}"
+wait $server || status=$?
+exit $status
