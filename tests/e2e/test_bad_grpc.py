@@ -243,7 +243,8 @@ class TestFrames:
         cluster.wait_idle(30)
         assert cluster.metric("vllm:prompt_tokens_total") - tokens < 2000
 
-    @pytest.mark.xfail(strict=True, reason="gRPC 1.51 counts anew in each frame")
+    # Not strict: on a busy machine the server may not have read it all when its memory is looked at.
+    @pytest.mark.xfail(strict=False, reason="gRPC 1.51 counts anew in each frame")
     def test_headers_without_end(self, cluster):
         """gRPC 1.51 compares GRPC_ARG_MAX_METADATA_SIZE with each HEADERS or CONTINUATION frame by
         itself: frames below it add up in the stream's metadata until END_HEADERS or the end of the
