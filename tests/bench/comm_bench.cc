@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "worker/comm/shm_communicator.h"
+#include "worker/comm/tcp_communicator.h"
 
 namespace paceline::worker {
 namespace {
@@ -87,5 +88,12 @@ int main() {
   const auto group = ShmGroup::Create({.size = 2});
   Must(group.status());
   MeasureBackend("shm", 20'000, [&](int rank) { return JoinShmGroup(*group, rank, {}); });
+  const auto listener = ListenTcp("127.0.0.1", 0);
+  Must(listener.status());
+  const TcpOptions options = {
+      .size = 2, .master_addr = "127.0.0.1", .master_port = LocalEndpoint(*listener).port};
+  MeasureBackend("tcp", 2'000, [&](int rank) {
+    return JoinTcpGroup(options, rank, Socket(rank == 0 ? dup(listener->fd()) : -1));
+  });
   return 0;
 }

@@ -139,7 +139,7 @@ void ShmGroup::Abort(std::string_view text) {
   uint32_t none = 0;
   if (verdict_->state.compare_exchange_strong(none, 1)) {
     const size_t length = std::min(text.size(), sizeof(Verdict::text) - 1);
-    std::memcpy(verdict_->text, text.data(), length);  // zeroes follow
+    std::copy_n(text.begin(), length, verdict_->text);  // zeroes follow
     verdict_->state.store(kWritten, std::memory_order_release);
   }
   for (int rank = 0; rank < size_; ++rank) {

@@ -1,6 +1,7 @@
 #include "tests/worker/comm/ranks.h"
 
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,6 +34,7 @@ RankProcesses::RankProcesses(int ranks, const std::function<absl::Status(int)>& 
     const pid_t pid = fork();
     PACELINE_CHECK(pid >= 0, "fork");
     if (pid == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);  // no rank outlives a test that is killed
       for (const int end : from_) close(end);
       close(ends[0]);
       to_parent = ends[1];
