@@ -19,44 +19,66 @@ uint64_t ReadXcr0() {
   return static_cast<uint64_t>(high) << 32 | low;
 }
 
-bool DetectAvx512Vnni() {
+CpuIsa DetectCpuIsa() {
   uint32_t a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0) return false;
-  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kF16c = 1u << 29;
-  if ((c & kFma) == 0 || (c & kOsxsave) == 0 || (c & kF16c) == 0) return false;
-  constexpr uint64_t kZmmState = 0xe6;  // SSE, AVX, opmask, upper halves, upper registers
-  if ((ReadXcr0() & kZmmState) != kZmmState) return false;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0) return CpuIsa::kPortable;
+  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+  constexpr uint32_t kFirst = kFma | kOsxsave | kAvx | kF16c;
+  if ((c & kFirst) != kFirst) return CpuIsa::kPortable;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return CpuIsa::kPortable;
+  const uint64_t state = ReadXcr0();
+  constexpr uint64_t kYmmState = 0x6;  // SSE, AVX
+  constexpr uint32_t kAvx2 = 1u << 5;
+  if ((state & kYmmState) != kYmmState || (b & kAvx2) == 0) return CpuIsa::kPortable;
+  constexpr uint64_t kZmmState = 0xe6;  // and opmask, upper halves, upper registers
+  constexpr uint32_t kBmi1 = 1u << 3, kBmi2 = 1u << 8;
   constexpr uint32_t kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
-  constexpr uint32_t kAvx2 = 1u << 5, kVnni = 1u << 11;
-  constexpr uint32_t kNeeded = kAvx2 | kF | kDq | kBw | kVl;
-  return (b & kNeeded) == kNeeded && (c & kVnni) != 0;
+  constexpr uint32_t kAvx512 = kBmi1 | kBmi2 | kF | kDq | kBw | kVl;
+  if ((state & kZmmState) != kZmmState || (b & kAvx512) != kAvx512) return CpuIsa::kAvx2;
+  constexpr uint32_t kVnni = 1u << 11;
+  return (c & kVnni) != 0 ? CpuIsa::kAvx512Vnni : CpuIsa::kAvx512;
+}
+
+CpuIsa BestCpuIsa() {
+  static const CpuIsa best = DetectCpuIsa();
+  return best;
 }
 
 std::atomic<CpuIsa>& Active() {
-  static std::atomic<CpuIsa> active(CpuIsaSupported(CpuIsa::kAvx512Vnni) ? CpuIsa::kAvx512Vnni
-                                                                         : CpuIsa::kPortable);
+  static std::atomic<CpuIsa> active(BestCpuIsa());
   return active;
 }
 
 }  // namespace
 
 absl::string_view CpuIsaName(CpuIsa isa) {
-  return isa == CpuIsa::kAvx512Vnni ? "avx512" : "portable";
+  switch (isa) {
+    case CpuIsa::kPortable:
+      return "portable";
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512bw";
+    case CpuIsa::kAvx512Vnni:
+      return "avx512vnni";
+  }
+  return "unknown";
+}
+
+absl::string_view CpuIsaNumerics(CpuIsa isa) {
+  return isa == CpuIsa::kPortable ? "portable" : "fma";
 }
 
 absl::StatusOr<CpuIsa> ParseCpuIsa(absl::string_view name) {
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx512Vnni}) {
+  if (name == "avx512") return CpuIsa::kAvx512Vnni;
+  for (CpuIsa isa : kAllCpuIsas) {
     if (name == CpuIsaName(isa)) return isa;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("unknown CPU instruction set '", name, "' (known: portable, avx512)"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown CPU instruction set '", name, "' (known: portable, avx2, avx512bw, avx512vnni)"));
 }
 
-bool CpuIsaSupported(CpuIsa isa) {
-  static const bool avx512 = DetectAvx512Vnni();
-  return isa == CpuIsa::kPortable || avx512;
-}
+bool CpuIsaSupported(CpuIsa isa) { return isa <= BestCpuIsa(); }
 
 CpuIsa ActiveCpuIsa() { return Active().load(std::memory_order_relaxed); }
 

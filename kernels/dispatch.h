@@ -2,8 +2,7 @@
 // table of functions per instruction set and asks Select() for the active one.
 // Process-wide and set once at start (or by tests between ops); reading it is safe on any thread.
 //
-// Results are bit-identical for one instruction set, not across them: a cluster that fails streams
-// over between machines must run one instruction set.
+// All instruction sets but the portable one give the same bits (CpuIsaNumerics).
 #ifndef PACELINE_KERNELS_DISPATCH_H_
 #define PACELINE_KERNELS_DISPATCH_H_
 
@@ -13,15 +12,23 @@
 
 namespace paceline::kernels {
 
+// Each can do what those before it can.
 enum class CpuIsa {
   kPortable,    // x86-64-v2 (what the whole binary is compiled for): the readable reference
-  kAvx512Vnni,  // AVX-512 F/BW/DQ/VL/VNNI + F16C + FMA (Ice Lake, Zen 4 and later)
+  kAvx2,        // AVX2 + FMA + F16C (Haswell, Zen 1 and later)
+  kAvx512,      // AVX-512 F/BW/DQ/VL (Skylake-X)
+  kAvx512Vnni,  // and VNNI (Ice Lake, Zen 4 and later)
 };
+inline constexpr CpuIsa kAllCpuIsas[] = {
+    CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni};
 
-// "portable" or "avx512".
+// "portable", "avx2", "avx512bw" or "avx512vnni".
 absl::string_view CpuIsaName(CpuIsa isa);
 
-// InvalidArgument for an unknown name.
+// The same text for instruction sets whose kernels give the same bits: "portable" or "fma".
+absl::string_view CpuIsaNumerics(CpuIsa isa);
+
+// InvalidArgument for an unknown name. "avx512" means "avx512vnni", whose name it was.
 absl::StatusOr<CpuIsa> ParseCpuIsa(absl::string_view name);
 
 // True when this processor and operating system can run `isa` (cpuid and xgetbv).
@@ -33,20 +40,25 @@ CpuIsa ActiveCpuIsa();
 // FailedPrecondition, changing nothing, when this machine cannot run `isa`.
 absl::Status SetActiveCpuIsa(CpuIsa isa);
 
-// Applies the environment variable PACELINE_CPU_ISA (portable|avx512) when it is set; an unknown or
-// unsupported value is an error. Call once, from main or the engine's start.
+// Applies the environment variable PACELINE_CPU_ISA when it is set; an unknown or unsupported
+// value is an error. Call once, from main or the engine's start.
 absl::Status SetActiveCpuIsaFromEnvironment();
 
-// One function table per instruction set. A null entry falls back to the next simpler one.
+// One function table per instruction set. A null entry falls back to the one before it.
 template <typename Table>
 struct IsaTables {
   const Table* portable;
+  const Table* avx2;
   const Table* avx512;
+  const Table* avx512vnni = nullptr;
 };
 
 template <typename Table>
 const Table& Select(const IsaTables<Table>& tables) {
-  if (ActiveCpuIsa() == CpuIsa::kAvx512Vnni && tables.avx512 != nullptr) return *tables.avx512;
+  const CpuIsa isa = ActiveCpuIsa();
+  if (isa >= CpuIsa::kAvx512Vnni && tables.avx512vnni != nullptr) return *tables.avx512vnni;
+  if (isa >= CpuIsa::kAvx512 && tables.avx512 != nullptr) return *tables.avx512;
+  if (isa >= CpuIsa::kAvx2 && tables.avx2 != nullptr) return *tables.avx2;
   return *tables.portable;
 }
 

@@ -13,6 +13,7 @@ struct ActivationKernels {
 };
 
 extern const ActivationKernels kActivationPortable;
+extern const ActivationKernels kActivationAvx2;
 extern const ActivationKernels kActivationAvx512;
 
 }  // namespace paceline::kernels

@@ -8,7 +8,7 @@
 namespace paceline::kernels {
 
 inline const ActivationKernels& ActiveActivationKernels() {
-  return Select(IsaTables<ActivationKernels>{&kActivationPortable, &kActivationAvx512});
+  return Select(IsaTables<ActivationKernels>{&kActivationPortable, &kActivationAvx2, &kActivationAvx512});
 }
 
 }  // namespace paceline::kernels

@@ -45,6 +45,7 @@ struct AttentionKernels {
 };
 
 extern const AttentionKernels kAttentionPortable;
+extern const AttentionKernels kAttentionAvx2;
 extern const AttentionKernels kAttentionAvx512;
 
 }  // namespace paceline::kernels

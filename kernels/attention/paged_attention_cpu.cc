@@ -271,7 +271,8 @@ absl::Status PagedAttention(ThreadPool& pool,
   if (auto s = CheckInputs(q, cache, layer, sequences, out); !s.ok()) return s;
   const KvLayout& layout = cache.layout;
   const Call call{
-      .kernels = Select(IsaTables<AttentionKernels>{&kAttentionPortable, &kAttentionAvx512}),
+      .kernels = Select(
+          IsaTables<AttentionKernels>{&kAttentionPortable, &kAttentionAvx2, &kAttentionAvx512}),
       .q = q,
       .cache = cache,
       .layer = layer,

@@ -1,5 +1,5 @@
 // Memory layouts and per-instruction-set function tables of the gemm family. Plain data only: tuned
-// files (*_avx512.cc) include this, so it must hold no inline function and no std:: include (see
+// files include this, so it must hold no inline function and no std:: include (see
 // kernels/README.md). Private to kernels/.
 #ifndef PACELINE_KERNELS_GEMM_GEMM_KERNELS_H_
 #define PACELINE_KERNELS_GEMM_GEMM_KERNELS_H_
@@ -14,9 +14,9 @@ constexpr int64_t kPackRows = 16;              // rows interleaved in a packed g
 constexpr int64_t kBlockK = 32;                // columns of a quantised block
 constexpr int64_t kWeightChunkBytes = 262144;  // of w that many rows of x pass before the next
 
-// 32 activations, x[i] = d * n[i]. All n but one are 8-bit; that of the largest activation has 12,
-// so that it does not cost the others their precision: n[i] = q[i] + 16 * high[i % 4] in the wide
-// quad (i / 4), q[i] elsewhere.
+// 32 activations, x[i] = d * n[i]. All n but one are within +-127; that of the largest activation
+// has 12, so that it does not cost the others their precision: n[i] = q[i] + 16 * high[i % 4] in
+// the wide quad (i / 4), q[i] elsewhere.
 struct alignas(64) ActivationBlock {
   int8_t q[32];
   float d;
@@ -72,7 +72,9 @@ struct GemmKernels {
 };
 
 extern const GemmKernels kGemmPortable;
+extern const GemmKernels kGemmAvx2;
 extern const GemmKernels kGemmAvx512;
+extern const GemmKernels kGemmAvx512Vnni;
 
 }  // namespace paceline::kernels
 

@@ -9,7 +9,7 @@
 namespace paceline::kernels {
 
 inline const GemmKernels& ActiveGemmKernels() {
-  return Select(IsaTables<GemmKernels>{&kGemmPortable, &kGemmAvx512});
+  return Select(IsaTables<GemmKernels>{&kGemmPortable, &kGemmAvx2, &kGemmAvx512, &kGemmAvx512Vnni});
 }
 
 }  // namespace paceline::kernels

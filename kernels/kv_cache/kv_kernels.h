@@ -13,6 +13,7 @@ struct KvKernels {
 };
 
 extern const KvKernels kKvPortable;
+extern const KvKernels kKvAvx2;
 extern const KvKernels kKvAvx512;
 
 }  // namespace paceline::kernels

@@ -15,7 +15,9 @@ void ToHalf(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
 }
 
-const KvKernels& Kernels() { return Select(IsaTables<KvKernels>{&kKvPortable, &kKvAvx512}); }
+const KvKernels& Kernels() {
+  return Select(IsaTables<KvKernels>{&kKvPortable, &kKvAvx2, &kKvAvx512});
+}
 
 // K is transposed in the cache: one token is a column.
 template <typename T>

@@ -17,6 +17,7 @@ struct NormKernels {
 };
 
 extern const NormKernels kNormPortable;
+extern const NormKernels kNormAvx2;
 extern const NormKernels kNormAvx512;
 
 }  // namespace paceline::kernels

@@ -48,7 +48,7 @@ void NormRow(const NormKernels& kernels,
 }
 
 const NormKernels& Kernels() {
-  return Select(IsaTables<NormKernels>{&kNormPortable, &kNormAvx512});
+  return Select(IsaTables<NormKernels>{&kNormPortable, &kNormAvx2, &kNormAvx512});
 }
 
 absl::Status CheckInputs(absl::string_view op, const Matrix& x, absl::Span<const float> weight) {

@@ -27,7 +27,7 @@ void TurnHalves(float* head, const float* cosine, const float* sine, int32_t pai
 }
 
 const RopeKernels& Kernels() {
-  return Select(IsaTables<RopeKernels>{&kRopePortable, &kRopeAvx512});
+  return Select(IsaTables<RopeKernels>{&kRopePortable, &kRopeAvx2, &kRopeAvx512});
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ struct RopeKernels {
 };
 
 extern const RopeKernels kRopePortable;
+extern const RopeKernels kRopeAvx2;
 extern const RopeKernels kRopeAvx512;
 
 }  // namespace paceline::kernels

@@ -57,7 +57,7 @@ int64_t CountGreaterRow(const float* logits, int64_t n, float value) {
 }
 
 const LogitsKernels& Kernels() {
-  return Select(IsaTables<LogitsKernels>{&kLogitsPortable, &kLogitsAvx512});
+  return Select(IsaTables<LogitsKernels>{&kLogitsPortable, &kLogitsAvx2, &kLogitsAvx512});
 }
 
 // Calls visit(id, logit) for the tokens past `threshold()`, which may rise on the way: it is read

@@ -29,6 +29,7 @@ struct LogitsKernels {
 };
 
 extern const LogitsKernels kLogitsPortable;
+extern const LogitsKernels kLogitsAvx2;
 extern const LogitsKernels kLogitsAvx512;
 
 }  // namespace paceline::kernels

@@ -1,5 +1,6 @@
 #include "kernels/dispatch.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "gtest/gtest.h"
@@ -17,9 +18,13 @@ class DispatchTest : public testing::Test {
 };
 
 TEST_F(DispatchTest, NamesParseBack) {
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx512Vnni}) {
+  for (CpuIsa isa : kAllCpuIsas) {
     EXPECT_EQ(ParseCpuIsa(CpuIsaName(isa)).value(), isa);
   }
+}
+
+TEST_F(DispatchTest, TheFormerNameOfVnniStillMeansIt) {
+  EXPECT_EQ(ParseCpuIsa("avx512").value(), CpuIsa::kAvx512Vnni);
 }
 
 TEST_F(DispatchTest, UnknownNamesAreInvalid) {
@@ -34,8 +39,26 @@ TEST_F(DispatchTest, EveryMachineRunsThePortableKernels) {
 }
 
 TEST_F(DispatchTest, UnsupportedSetsAreRefused) {
-  if (CpuIsaSupported(CpuIsa::kAvx512Vnni)) GTEST_SKIP() << "this machine has them all";
-  EXPECT_EQ(SetActiveCpuIsa(CpuIsa::kAvx512Vnni).code(), absl::StatusCode::kFailedPrecondition);
+  for (CpuIsa isa : kAllCpuIsas) {
+    if (CpuIsaSupported(isa)) continue;
+    EXPECT_EQ(SetActiveCpuIsa(isa).code(), absl::StatusCode::kFailedPrecondition);
+  }
+}
+
+TEST_F(DispatchTest, WhatTheCompilerFindsIsSupported) {
+  EXPECT_EQ(CpuIsaSupported(CpuIsa::kAvx2),
+            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                __builtin_cpu_supports("f16c"));
+  EXPECT_EQ(CpuIsaSupported(CpuIsa::kAvx512),
+            CpuIsaSupported(CpuIsa::kAvx2) && __builtin_cpu_supports("avx512f") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vl"));
+  EXPECT_EQ(CpuIsaSupported(CpuIsa::kAvx512Vnni),
+            CpuIsaSupported(CpuIsa::kAvx512) && __builtin_cpu_supports("avx512vnni"));
+}
+
+TEST_F(DispatchTest, TheBestSupportedSetIsActive) {
+  for (CpuIsa isa : kAllCpuIsas) EXPECT_EQ(isa <= before_, CpuIsaSupported(isa));
 }
 
 TEST_F(DispatchTest, TheEnvironmentOverridesDetection) {
@@ -52,13 +75,16 @@ TEST_F(DispatchTest, AWrongEnvironmentIsAnErrorAndChangesNothing) {
   EXPECT_EQ(ActiveCpuIsa(), before_);
 }
 
-TEST_F(DispatchTest, SelectFallsBackWhenATableIsMissing) {
-  const int portable = 1, avx512 = 2;
-  ASSERT_TRUE(SetActiveCpuIsa(CpuIsa::kPortable).ok());
-  EXPECT_EQ(Select(IsaTables<int>{&portable, &avx512}), 1);
-  if (!SetActiveCpuIsa(CpuIsa::kAvx512Vnni).ok()) return;
-  EXPECT_EQ(Select(IsaTables<int>{&portable, &avx512}), 2);
-  EXPECT_EQ(Select(IsaTables<int>{&portable, nullptr}), 1);
+TEST_F(DispatchTest, SelectTakesTheBestTableThatIsThere) {
+  const int portable = 0, avx2 = 1, avx512 = 2, avx512vnni = 3;
+  for (CpuIsa isa : kAllCpuIsas) {
+    if (!SetActiveCpuIsa(isa).ok()) continue;  // not on this machine
+    const int rank = static_cast<int>(isa);
+    EXPECT_EQ(Select(IsaTables<int>{&portable, &avx2, &avx512, &avx512vnni}), rank);
+    EXPECT_EQ(Select(IsaTables<int>{&portable, &avx2, &avx512}), std::min(rank, 2));
+    EXPECT_EQ(Select(IsaTables<int>{&portable, nullptr, nullptr, nullptr}), 0);
+    EXPECT_EQ(Select(IsaTables<int>{&portable, nullptr, &avx512}), rank < 2 ? 0 : 2);
+  }
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ class IsaTest : public testing::TestWithParam<CpuIsa> {
   const CpuIsa before_ = ActiveCpuIsa();
 };
 
-inline auto AllIsas() { return testing::Values(CpuIsa::kPortable, CpuIsa::kAvx512Vnni); }
+inline auto AllIsas() { return testing::ValuesIn(kAllCpuIsas); }
 
 inline std::string IsaTestName(const testing::TestParamInfo<CpuIsa>& info) {
   return std::string(CpuIsaName(info.param));

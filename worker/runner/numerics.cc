@@ -11,7 +11,7 @@ std::string Numerics(std::string_view model_digest,
                      kernels::ComputeType compute) {
   // The C library has variants of its functions for processors with fused multiply-add.
   const bool has_fma = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
-  const absl::string_view isa = kernels::CpuIsaName(kernels::ActiveCpuIsa());
+  const absl::string_view isa = kernels::CpuIsaNumerics(kernels::ActiveCpuIsa());
   std::string text(model_digest);
   text.append(" paceline-").append(release);
   text.append(" ").append(isa.data(), isa.size());

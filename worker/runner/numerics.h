@@ -11,8 +11,8 @@
 namespace paceline::worker {
 
 // Replicas with equal texts continue each other's answers bit for bit: same model file, same
-// release, same types of activations and KV cache, same kernels (as active now), and a C library
-// whose exp and log are the same. It cannot tell two builds of one release apart.
+// release, same types of activations and KV cache, kernels of the same bits (as active now), and a C
+// library whose exp and log are the same. It cannot tell two builds of one release apart.
 std::string Numerics(std::string_view model_digest,
                      std::string_view release,
                      kernels::ComputeType compute);

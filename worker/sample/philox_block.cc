@@ -50,6 +50,7 @@ namespace {
 const PhiloxBlockTable kPortable = {&WordsAtLeast, &Max64};
 }  // namespace
 
-const kernels::IsaTables<PhiloxBlockTable> kPhiloxBlock = {&kPortable, &kPhiloxBlockAvx512};
+const kernels::IsaTables<PhiloxBlockTable> kPhiloxBlock = {
+    &kPortable, &kPhiloxBlockAvx2, &kPhiloxBlockAvx512};
 
 }  // namespace paceline::worker

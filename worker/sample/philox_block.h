@@ -26,7 +26,7 @@ struct PhiloxBlockTable {
 };
 
 extern const kernels::IsaTables<PhiloxBlockTable> kPhiloxBlock;
-// Compiled for AVX-512 F and VL.
+extern const PhiloxBlockTable kPhiloxBlockAvx2;
 extern const PhiloxBlockTable kPhiloxBlockAvx512;
 
 }  // namespace paceline::worker

@@ -18,7 +18,7 @@ TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
   const kernels::CpuIsa before = kernels::ActiveCpuIsa();
   std::set<std::string> seen;
   size_t count = 0;
-  for (const auto isa : {kernels::CpuIsa::kPortable, kernels::CpuIsa::kAvx512Vnni}) {
+  for (const auto isa : {kernels::CpuIsa::kPortable, kernels::CpuIsa::kAvx2}) {
     if (!kernels::SetActiveCpuIsa(isa).ok()) continue;  // not on this machine
     for (const char* digest : {"d", "e"}) {
       for (const char* release : {"1.0", "1.1"}) {
@@ -30,6 +30,18 @@ TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
     }
   }
   EXPECT_EQ(seen.size(), count);
+  EXPECT_TRUE(kernels::SetActiveCpuIsa(before).ok());
+}
+
+// Their kernels give the same bits (tests/kernels/same_bits_test.cc).
+TEST(NumericsTest, IsTheSameForAllTunedInstructionSets) {
+  const kernels::CpuIsa before = kernels::ActiveCpuIsa();
+  std::set<std::string> seen;
+  for (const auto isa : kernels::kAllCpuIsas) {
+    if (isa == kernels::CpuIsa::kPortable || !kernels::SetActiveCpuIsa(isa).ok()) continue;
+    seen.insert(Numerics("d", "1.0", ComputeType::kInt8));
+  }
+  EXPECT_LE(seen.size(), 1);
   EXPECT_TRUE(kernels::SetActiveCpuIsa(before).ok());
 }
 

@@ -177,9 +177,10 @@ TEST_P(GumbelPickTest, RowAndCandidatesGiveTheSameToken) {
 
 INSTANTIATE_TEST_SUITE_P(Isas,
                          GumbelPickTest,
-                         ::testing::Values(kernels::CpuIsa::kPortable,
-                                           kernels::CpuIsa::kAvx512Vnni),
-                         [](const auto& info) { return info.index == 0 ? "Portable" : "Avx512"; });
+                         ::testing::ValuesIn(kernels::kAllCpuIsas),
+                         [](const auto& info) {
+                           return std::string(kernels::CpuIsaName(info.param));
+                         });
 
 }  // namespace
 }  // namespace paceline::worker

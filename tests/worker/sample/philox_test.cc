@@ -26,14 +26,18 @@ TEST(PhiloxTest, GivesThePublishedKnownAnswers) {
       ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
-class PhiloxBlockTest : public ::testing::TestWithParam<const PhiloxBlockTable*> {
+class PhiloxBlockTest : public ::testing::TestWithParam<kernels::CpuIsa> {
  protected:
   void SetUp() override {
-    if (GetParam() == kPhiloxBlock.avx512 &&
-        !kernels::CpuIsaSupported(kernels::CpuIsa::kAvx512Vnni)) {
-      GTEST_SKIP() << "no AVX-512 here";
-    }
+    if (!kernels::SetActiveCpuIsa(GetParam()).ok()) GTEST_SKIP() << "not supported here";
+    block_ = &kernels::Select(kPhiloxBlock);
   }
+  void TearDown() override { ASSERT_TRUE(kernels::SetActiveCpuIsa(before_).ok()); }
+
+  const PhiloxBlockTable* block_ = nullptr;
+
+ private:
+  const kernels::CpuIsa before_ = kernels::ActiveCpuIsa();
 };
 
 TEST_P(PhiloxBlockTest, GivesTheWordsOfSixteenCounters) {
@@ -43,7 +47,7 @@ TEST_P(PhiloxBlockTest, GivesTheWordsOfSixteenCounters) {
     const PhiloxCounter first = {rng() >> 1, rng(), rng(), rng()};
     const PhiloxKey key = {rng(), rng()};
     uint32_t words[4][kPhiloxBlockCounters];
-    ASSERT_TRUE(GetParam()->words_at_least(first.data(), key.data(), 0, words));
+    ASSERT_TRUE(block_->words_at_least(first.data(), key.data(), 0, words));
     for (uint32_t i = 0; i < kPhiloxBlockCounters; ++i) {
       const auto expected = Philox4x32({first[0] + i, first[1], first[2], first[3]}, key);
       for (int lane = 0; lane < 4; ++lane) ASSERT_EQ(words[lane][i], expected[lane]);
@@ -55,11 +59,11 @@ TEST_P(PhiloxBlockTest, TellsWhetherAnyWordReachesTheCutoff) {
   const PhiloxCounter first = {1024, 7, 0, 0};
   const PhiloxKey key = {42, 43};
   uint32_t words[4][kPhiloxBlockCounters];
-  ASSERT_TRUE(GetParam()->words_at_least(first.data(), key.data(), 0, words));
+  ASSERT_TRUE(block_->words_at_least(first.data(), key.data(), 0, words));
   uint32_t largest = 0;
   for (const auto& lane : words) largest = std::max(largest, *std::max_element(lane, lane + 16));
-  EXPECT_TRUE(GetParam()->words_at_least(first.data(), key.data(), largest, words));
-  EXPECT_FALSE(GetParam()->words_at_least(first.data(), key.data(), largest + 1, words));
+  EXPECT_TRUE(block_->words_at_least(first.data(), key.data(), largest, words));
+  EXPECT_FALSE(block_->words_at_least(first.data(), key.data(), largest + 1, words));
 }
 
 TEST_P(PhiloxBlockTest, FindsTheLargestOf64) {
@@ -69,17 +73,19 @@ TEST_P(PhiloxBlockTest, FindsTheLargestOf64) {
     std::vector<float> values(64);
     for (float& v : values) v = normal(rng);
     values[at] = 100;
-    EXPECT_EQ(GetParam()->max64(values.data()), 100);
+    EXPECT_EQ(block_->max64(values.data()), 100);
     values.assign(64, -std::numeric_limits<float>::infinity());
     values[at] = -7;
-    EXPECT_EQ(GetParam()->max64(values.data()), -7);
+    EXPECT_EQ(block_->max64(values.data()), -7);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas,
                          PhiloxBlockTest,
-                         ::testing::Values(kPhiloxBlock.portable, kPhiloxBlock.avx512),
-                         [](const auto& info) { return info.index == 0 ? "Portable" : "Avx512"; });
+                         ::testing::ValuesIn(kernels::kAllCpuIsas),
+                         [](const auto& info) {
+                           return std::string(kernels::CpuIsaName(info.param));
+                         });
 
 }  // namespace
 }  // namespace paceline::worker

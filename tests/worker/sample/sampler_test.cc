@@ -234,9 +234,10 @@ TEST_P(SamplerFuzzTest, TokenEqualsTheDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(Isas,
                          SamplerFuzzTest,
-                         ::testing::Values(kernels::CpuIsa::kPortable,
-                                           kernels::CpuIsa::kAvx512Vnni),
-                         [](const auto& info) { return info.index == 0 ? "Portable" : "Avx512"; });
+                         ::testing::ValuesIn(kernels::kAllCpuIsas),
+                         [](const auto& info) {
+                           return std::string(kernels::CpuIsaName(info.param));
+                         });
 
 // Pearson's statistic of `draws` tokens over positions and seeds against the definition's
 // probabilities, with its degrees of freedom; tokens expected fewer than 5 times are pooled.
