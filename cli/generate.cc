@@ -37,6 +37,9 @@ namespace {
 
 // Lines being worked on at once: enough to fill any batch.
 constexpr size_t kLinesInFlight = 256;
+// Router core and engine are one process: neither can be lost alone, however long the machine leaves
+// it without a processor or its user stops it. So the longest lease that there is.
+constexpr int32_t kLeaseMs = 600'000;
 
 // Gathers one call's events.
 class CallWaiter final : public router::CallSink {
@@ -248,9 +251,11 @@ absl::Status Run(const GenerateOptions& options) {
   {
     ProgressBar bar(absl::StrCat("loading ", ModelNameFromPath(options.engine.model)));
     ASSIGN_OR_RETURN(
-        model, LoadedModel::Load(options.engine, {.progress = [&bar](int64_t done, int64_t total) {
-                                   bar.Update(done, total);
-                                 }}));
+        model,
+        LoadedModel::Load(options.engine,
+                          {.lease_ms = kLeaseMs, .progress = [&bar](int64_t done, int64_t total) {
+                             bar.Update(done, total);
+                           }}));
   }
   spdlog::info("{}", model->description());
   RouterOptions router;

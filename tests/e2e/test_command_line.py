@@ -4,15 +4,18 @@ wrong; stdout carries results only."""
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
 import tempfile
+import time
 
 import pytest
 
 from support import cluster as command
 from support.cluster import MODEL, MODEL_NAME, binary, environment
+from support.processes import eventually
 from support.rest import loads_exact
 
 
@@ -229,6 +232,20 @@ class TestGenerate:
     def test_nothing_to_do(self):
         result = run("generate", MODEL, "-f", "-", stdin=b"\n \n")
         assert (result.returncode, result.stdout) == (0, b"")
+
+    def test_stopped_for_longer_than_a_servers_lease(self, tmp_path):
+        """As by Ctrl-Z: nothing is lost."""
+        (tmp_path / "in.jsonl").write_bytes(b'{"prompt":"x","max_tokens":200,"ignore_eos":true}\n' * 8)
+        trace = tmp_path / "trace.json"
+        process = subprocess.Popen([binary(), "generate", MODEL, "-f", tmp_path / "in.jsonl", "--step-trace",
+                                    trace], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        eventually(lambda: trace.exists() and b'"decode_tokens":8' in trace.read_bytes(), 30, "a step of all lines")
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, b"")  # not even a replica lost and found
+        assert [json.loads(line)["usage"]["completion_tokens"] for line in out.splitlines()] == [200] * 8
 
     @pytest.mark.parametrize("count", [1, 300])
     def test_disk_full(self, count):
