@@ -1,9 +1,13 @@
 #include "worker/service/worker_server.h"
 
+#include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/grpcpp.h"
@@ -40,12 +44,57 @@ class LiveStreams {
   std::set<AttachStream*> streams_;
 };
 
+// A thread that starts writes, so that the engine's thread, which brings them, goes on with its
+// next step instead: serialising and sending takes longer than planning a step does.
+class WriteThread {
+ public:
+  WriteThread() : thread_([this] { Loop(); }) {}
+  ~WriteThread() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+
+  void Post(std::function<void()> start_write) {
+    {
+      const std::lock_guard lock(mutex_);
+      posted_.push_back(std::move(start_write));
+    }
+    wake_.notify_one();
+  }
+
+ private:
+  void Loop() {
+    std::vector<std::function<void()>> taken;
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [this] { return stop_ || !posted_.empty(); });
+        if (stop_) return;
+        std::swap(taken, posted_);
+      }
+      for (const auto& start_write : taken) start_write();
+      taken.clear();
+    }
+  }
+
+  std::mutex mutex_;  // guards the next three
+  std::condition_variable wake_;
+  std::vector<std::function<void()>> posted_;
+  bool stop_ = false;
+  std::thread thread_;  // last: starts when everything else is there
+};
+
 class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage> {
  public:
   AttachStream(Engine& engine,
                const Identity& identity,
                const Clock& clock,
-               std::shared_ptr<LiveStreams> live)
+               std::shared_ptr<LiveStreams> live,
+               std::shared_ptr<WriteThread> writer)
       : outbox_(std::make_shared<Outbox>()), live_(std::move(live)) {
     outbox_->stream = this;
     live_->Add(this);
@@ -53,7 +102,14 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
         engine,
         identity,
         clock,
-        {.send = [outbox = outbox_](v1::WorkerMessage m) { Send(*outbox, std::move(m)); },
+        {.send =
+             [outbox = outbox_, writer = std::move(writer)](v1::WorkerMessage m) {
+               if (!Queue(*outbox, std::move(m))) return;
+               writer->Post([outbox] {
+                 const std::lock_guard lock(outbox->mutex);
+                 if (!outbox->writing) WriteNext(*outbox);
+               });
+             },
          .expired =
              [outbox = outbox_] {
                End(*outbox, grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "lease expired"));
@@ -111,18 +167,19 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
     bool ended = false;
   };
 
-  static void Send(Outbox& outbox, v1::WorkerMessage message) {
+  // True: a write is to be started.
+  static bool Queue(Outbox& outbox, v1::WorkerMessage message) {
     const std::lock_guard lock(outbox.mutex);
-    if (outbox.stream == nullptr || outbox.ended) return;
+    if (outbox.stream == nullptr || outbox.ended) return false;
     outbox.queued_bytes += message.ByteSizeLong();
     outbox.queue.push_back(std::move(message));
     if (outbox.queued_bytes > kMaxOutboxBytes) {
       outbox.ended = true;
       outbox.stream->Finish(
           grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the router does not read"));
-      return;
+      return false;
     }
-    if (!outbox.writing) WriteNext(outbox);
+    return !outbox.writing;
   }
 
   // REQUIRES: outbox.mutex is held.
@@ -164,7 +221,7 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
 
   grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage>* Attach(
       grpc::CallbackServerContext*) override {
-    return new AttachStream(engine_, identity_, clock_, live_);
+    return new AttachStream(engine_, identity_, clock_, live_, writer_);
   }
 
   grpc::ServerUnaryReactor* GetTokenizer(grpc::CallbackServerContext* context,
@@ -188,6 +245,8 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
   const v1::TokenizerBundle& tokenizer_;
   const Clock& clock_;
   const std::shared_ptr<LiveStreams> live_ = std::make_shared<LiveStreams>();
+  // Shared with the sessions, which the engine keeps until it has taken their Detach.
+  const std::shared_ptr<WriteThread> writer_ = std::make_shared<WriteThread>();
 };
 
 struct WorkerServer::Server {
