@@ -25,18 +25,19 @@ def run(command, **kwargs):
     return subprocess.run(command, check=True, text=True, **kwargs)
 
 
-def build_llama_cpp(folder: pathlib.Path) -> pathlib.Path:
-    """The folder with llama-bench and llama-batched-bench; builds them when they are not there."""
+def build_llama_cpp(folder: pathlib.Path, programs) -> pathlib.Path:
+    """The folder with these programs of llama.cpp; builds them when they are not there."""
     binaries = folder / "build" / "bin"
-    if (binaries / "llama-batched-bench").exists() and (binaries / "llama-bench").exists():
+    if all((binaries / program).exists() for program in programs):
         return binaries
     folder.mkdir(parents=True, exist_ok=True)
     print(f"building llama.cpp of {PACKAGE} in {folder} (once; some minutes)", file=sys.stderr)
-    run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder, PACKAGE])
-    archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
     source = folder / "source"
-    with tarfile.open(archive) as tar:
-        tar.extractall(source, filter="data")
+    if not source.exists():
+        run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder, PACKAGE])
+        archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            tar.extractall(source, filter="data")
     vendor = next(source.glob("*/vendor/llama.cpp"))
     run(
         ["cmake", "-S", vendor, "-B", folder / "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
@@ -44,7 +45,7 @@ def build_llama_cpp(folder: pathlib.Path) -> pathlib.Path:
         + ["-DLLAMA_BUILD_EXAMPLES=OFF"],
         stdout=subprocess.DEVNULL,
     )
-    run(["ninja", "-C", folder / "build", "llama-bench", "llama-batched-bench"], stdout=subprocess.DEVNULL)
+    run(["ninja", "-C", folder / "build", *programs], stdout=subprocess.DEVNULL)
     return binaries
 
 
@@ -100,7 +101,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
-    binaries = build_llama_cpp(args.build)
+    binaries = build_llama_cpp(args.build, ["llama-bench", "llama-batched-bench"])
 
     results = {}
     for name, (ours, theirs) in workloads(binaries, args).items():
