@@ -146,7 +146,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   const kernels::ComputeType compute = options.compute_dtype == "float32"
                                            ? kernels::ComputeType::kFloat32
                                            : kernels::ComputeType::kInt8;
-  const int64_t block_bytes = worker::ModelRunner::KvBytesPerBlock(*config, compute);
+  const int64_t block_bytes = worker::ModelShard::KvBytesPerBlock(*config, compute);
   int64_t kv_bytes = 0;
   std::string kv_reason;
   if (!options.kv_cache_memory.empty()) {
@@ -176,15 +176,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   absl::StatusOr<std::unique_ptr<worker::ModelRunner>> runner =
       worker::ModelRunner::Create(file,
                                   *config,
-                                  {.compute = compute,
-                                   .num_threads = loaded->num_threads_,
-                                   .pin_threads = options.replicas_on_host == 1,
-                                   .max_batch_tokens = options.max_num_batched_tokens,
-                                   .max_model_len = max_model_len,
-                                   .kv_cache_bytes = kv_bytes,
-                                   .eos_token_ids = eos_ids,
-                                   .trace = loaded->trace_.get(),
-                                   .progress = settings.progress});
+                                  {.shard = {.compute = compute,
+                                             .num_threads = loaded->num_threads_,
+                                             .pin_threads = options.replicas_on_host == 1,
+                                             .max_batch_tokens = options.max_num_batched_tokens,
+                                             .max_model_len = max_model_len,
+                                             .kv_cache_bytes = kv_bytes,
+                                             .trace = loaded->trace_.get(),
+                                             .progress = settings.progress},
+                                   .eos_token_ids = eos_ids});
   if (!runner.ok()) return InFile(options.model, runner.status());
 
   const std::string digest = file.Digest();

@@ -77,27 +77,38 @@ EngineHarness::EngineHarness(const Options& options)
       sink_(std::make_shared<Sink>()) {
   auto file = model::GgufFile::FromBytes(model_bytes_);
   PACELINE_CHECK(file.ok(), "tiny model does not open");
-  auto config = model::ModelConfigFromGguf(**file);
+  file_ = *std::move(file);
+  auto config = model::ModelConfigFromGguf(*file_);
   PACELINE_CHECK(config.ok(), "tiny model has no configuration");
-  auto runner =
-      ModelRunner::Create(**file,
-                          *config,
-                          {.compute = options.compute,
-                           .num_threads = options.num_threads,
-                           .pin_threads = false,
-                           .max_batch_tokens = options.max_num_batched_tokens,
-                           .max_model_len = config->max_context,
-                           .kv_cache_bytes = options.num_blocks *
-                                             ModelRunner::KvBytesPerBlock(*config, options.compute),
-                           .eos_token_ids = {model::kTinyImEnd},
-                           .trace = options.trace,
-                           .progress = nullptr});
+  config_ = *config;
+  const auto ranks = LocalRanks::Create(options.tensor_size,
+                                        options.num_stages,
+                                        options.max_num_batched_tokens * config_.hidden_size * 4);
+  PACELINE_CHECK(ranks.ok(), std::string(ranks.status().message()));
+  for (int32_t rank = 1; rank < ranks->sizes.num_ranks(); ++rank) {
+    ranks_.emplace_back([this, options, rank, ranks = *ranks] {
+      const auto group = JoinLocalRanks(ranks, rank);
+      PACELINE_CHECK(group.ok(), std::string(group.status().message()));
+      ModelShard::Options shard_options = ShardOptions(options);
+      shard_options.trace = nullptr;
+      shard_options.group = group->get();
+      const auto shard = ModelShard::Create(*file_, config_, shard_options);
+      PACELINE_CHECK(shard.ok(), std::string(shard.status().message()));
+      const absl::Status status = RunRank(**group, **shard);
+      PACELINE_CHECK(status.ok(), std::string(status.message()));
+    });
+  }
+  auto group = JoinLocalRanks(*ranks, 0);
+  PACELINE_CHECK(group.ok(), std::string(group.status().message()));
+  group_ = *std::move(group);
+  auto runner = ModelRunner::Create(
+      *file_, config_, {.shard = ShardOptions(options), .eos_token_ids = {model::kTinyImEnd}});
   PACELINE_CHECK(runner.ok(), std::string(runner.status().message()));
   auto engine =
       Engine::Create({.scheduler = {.max_num_seqs = options.max_num_seqs,
                                     .max_num_batched_tokens = options.max_num_batched_tokens,
-                                    .max_model_len = config->max_context,
-                                    .vocab_size = config->vocab_size,
+                                    .max_model_len = config_.max_context,
+                                    .vocab_size = config_.vocab_size,
                                     .eos_token_ids = {model::kTinyImEnd},
                                     .prefix_caching = options.prefix_caching},
                       .model_digest = "tiny",
@@ -111,7 +122,23 @@ EngineHarness::EngineHarness(const Options& options)
   session_ = engine_->Attach(sink_);
 }
 
-EngineHarness::~EngineHarness() = default;
+EngineHarness::~EngineHarness() {
+  engine_ = nullptr;
+  for (std::thread& rank : ranks_) rank.join();
+}
+
+ModelShard::Options EngineHarness::ShardOptions(const Options& options) const {
+  return {
+      .compute = options.compute,
+      .num_threads = options.num_threads,
+      .pin_threads = false,
+      .max_batch_tokens = options.max_num_batched_tokens,
+      .max_model_len = config_.max_context,
+      .kv_cache_bytes = options.num_blocks * ModelShard::KvBytesPerBlock(config_, options.compute),
+      .trace = options.trace,
+      .group = group_.get(),
+      .progress = nullptr};
+}
 
 Request EngineHarness::MakeRequest(std::string id,
                                    std::vector<int32_t> prompt,

@@ -9,13 +9,17 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "model/config/model_config.h"
 #include "model/gguf/gguf_file.h"
 #include "tests/fakes/tiny_model.h"
 #include "worker/engine/engine.h"
 #include "worker/metrics/worker_metrics.h"
+#include "worker/runner/model_shard.h"
+#include "worker/runner/rank_group.h"
 
 namespace paceline::worker {
 
@@ -48,6 +52,9 @@ class EngineHarness final {
     bool prefix_caching = true;
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
     StepTrace* trace = nullptr;
+    // More than one rank: a thread each.
+    int32_t tensor_size = 1;
+    int32_t num_stages = 1;
   };
 
   explicit EngineHarness(const Options& options);
@@ -80,7 +87,13 @@ class EngineHarness final {
  private:
   class Sink;
 
+  ModelShard::Options ShardOptions(const Options& options) const;
+
   std::string model_bytes_;
+  std::unique_ptr<model::GgufFile> file_;
+  model::ModelConfig config_;
+  std::unique_ptr<RankGroup> group_;  // the leader's
+  std::vector<std::thread> ranks_;    // the others
   WorkerMetrics metrics_;
   std::shared_ptr<Sink> sink_;
   std::unique_ptr<Engine> engine_;

@@ -17,14 +17,22 @@ absl::StatusOr<Attention> Attention::Load(WeightLoader& loader,
   Attention attention;
   attention.sizes_ = sizes;
   attention.rope_ = rope;
-  ASSIGN_OR_RETURN(attention.qkv_,
-                   Linear::Load(loader,
-                                {absl::StrCat(prefix, ".attn_q"),
-                                 absl::StrCat(prefix, ".attn_k"),
-                                 absl::StrCat(prefix, ".attn_v")},
-                                compute));
+  const int64_t dim = sizes.head_dim;
+  const int64_t q = sizes.first_head * dim;
+  const int64_t kv = sizes.first_kv_head * dim;
+  ASSIGN_OR_RETURN(
+      attention.qkv_,
+      Linear::Load(loader,
+                   {TensorRows(absl::StrCat(prefix, ".attn_q"), q, q + attention.q_size()),
+                    TensorRows(absl::StrCat(prefix, ".attn_k"), kv, kv + attention.kv_size()),
+                    TensorRows(absl::StrCat(prefix, ".attn_v"), kv, kv + attention.kv_size())},
+                   compute));
   ASSIGN_OR_RETURN(attention.output_,
-                   Linear::Load(loader, {absl::StrCat(prefix, ".attn_output")}, compute));
+                   Linear::Load(loader,
+                                {TensorRows(absl::StrCat(prefix, ".attn_output"),
+                                            sizes.hidden.begin(),
+                                            sizes.hidden.end())},
+                                compute));
   return attention;
 }
 
@@ -56,14 +64,15 @@ absl::Status Attention::Attend(const ForwardContext& context,
                                int32_t layer,
                                const kernels::MutableMatrix& qkv,
                                const kernels::MutableMatrix& output) const {
-  return kernels::PagedAttention(context.pool,
-                                 qkv.Columns(0, q_size()),
-                                 input.kv_cache,
-                                 layer,
-                                 input.sequences,
-                                 1.0F / std::sqrt(static_cast<float>(sizes_.head_dim)),
-                                 context.attention_workspace,
-                                 output);
+  RETURN_IF_ERROR(kernels::PagedAttention(context.pool,
+                                          qkv.Columns(0, q_size()),
+                                          input.kv_cache,
+                                          layer,
+                                          input.sequences,
+                                          1.0F / std::sqrt(static_cast<float>(sizes_.head_dim)),
+                                          context.attention_workspace,
+                                          OwnColumns(output, sizes_.query)));
+  return GatherColumns(context.tensor_group, sizes_.query, output);
 }
 
 absl::Status Attention::Output(const ForwardContext& context,
@@ -74,7 +83,10 @@ absl::Status Attention::Output(const ForwardContext& context,
   const int64_t count = rows.end - rows.begin;
   RETURN_IF_ERROR(
       kernels::QuantizeActivations(context.pool, output.Rows(rows.begin, count), projected));
-  return output_.Forward(context, projected, /*accumulate=*/true, hidden.Rows(rows.begin, count));
+  const kernels::MutableMatrix sum = hidden.Rows(rows.begin, count);
+  RETURN_IF_ERROR(
+      output_.Forward(context, projected, /*accumulate=*/true, OwnColumns(sum, sizes_.hidden)));
+  return GatherColumns(context.tensor_group, sizes_.hidden, sum);
 }
 
 }  // namespace paceline::worker

@@ -11,19 +11,25 @@
 #include "kernels/rope/rope.h"
 #include "worker/layers/forward.h"
 #include "worker/layers/linear.h"
+#include "worker/layers/shares.h"
 
 namespace paceline::worker {
 
+// Sizes of this rank's part: as many query heads to each KV head as the model has, or fewer to one.
 struct AttentionSizes {
+  int32_t first_head = 0;
   int32_t num_heads = 0;
+  int32_t first_kv_head = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
+  Shares query = Shares::Whole(0);   // columns of what attention gives, of all ranks
+  Shares hidden = Shares::Whole(0);  // outputs of the output projection
   kernels::RopeStyle rope_style = kernels::RopeStyle::kInterleaved;
 };
 
 class Attention {
  public:
-  // Loads <prefix>.attn_q, attn_k, attn_v and attn_output.
+  // Loads this rank's rows of <prefix>.attn_q, attn_k, attn_v and attn_output.
   static absl::StatusOr<Attention> Load(WeightLoader& loader,
                                         const std::string& prefix,
                                         const AttentionSizes& sizes,
@@ -44,17 +50,17 @@ class Attention {
                        const kernels::Activations& x,             // [rows, hidden], normalised
                        const kernels::MutableMatrix& qkv) const;  // [m, qkv_size()] f32, scratch
 
-  // output = softmax(q k^T) v for every row.
+  // output = softmax(q k^T) v for every row, gathered from all ranks.
   absl::Status Attend(const ForwardContext& context,
                       const ForwardInput& input,
                       int32_t layer,
                       const kernels::MutableMatrix& qkv,            // [m, qkv_size()]
-                      const kernels::MutableMatrix& output) const;  // [m, q_size()] f32
+                      const kernels::MutableMatrix& output) const;  // [m, query.total()] f32
 
   // hidden += output W_o^T.
   absl::Status Output(const ForwardContext& context,
                       kernels::WorkRange rows,
-                      const kernels::MutableMatrix& output,         // [m, q_size()]
+                      const kernels::MutableMatrix& output,         // [m, query.total()]
                       kernels::Activations& projected,              // scratch of projected_form()
                       const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
 

@@ -11,6 +11,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/gemm/activations.h"
 #include "kernels/kv_cache/layout.h"
+#include "worker/comm/communicator.h"
 #include "worker/trace/step_trace.h"
 
 namespace paceline::worker {
@@ -34,6 +35,7 @@ struct ForwardContext {
   kernels::AttentionWorkspace& attention_workspace;
   StepTrace* trace = nullptr;   // where its parts on several threads are timed; may be null
   TraceTrack* track = nullptr;  // of the thread that runs this; null without a trace
+  Communicator* tensor_group = nullptr;  // ranks that share every layer; null: this one alone
 };
 
 }  // namespace paceline::worker

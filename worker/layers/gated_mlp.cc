@@ -28,17 +28,28 @@ bool CanFuse(const WeightLoader& loader,
 
 absl::StatusOr<GatedMlp> GatedMlp::Load(WeightLoader& loader,
                                         const std::string& prefix,
+                                        const Shares& inner,
+                                        const Shares& hidden,
                                         kernels::ComputeType compute) {
   GatedMlp mlp;
-  ASSIGN_OR_RETURN(mlp.down_, Linear::Load(loader, {absl::StrCat(prefix, ".ffn_down")}, compute));
+  mlp.inner_shares_ = inner;
+  mlp.hidden_shares_ = hidden;
+  const auto rows_of = [](const std::string& name, const Shares& shares) {
+    return TensorRows(name, shares.begin(), shares.end());
+  };
+  ASSIGN_OR_RETURN(
+      mlp.down_,
+      Linear::Load(loader, {rows_of(absl::StrCat(prefix, ".ffn_down"), hidden)}, compute));
   const std::string gate = absl::StrCat(prefix, ".ffn_gate");
   const std::string up = absl::StrCat(prefix, ".ffn_up");
   if (mlp.inner_form() == kernels::ActivationForm::kInt8 && CanFuse(loader, gate, up, compute)) {
     ASSIGN_OR_RETURN(mlp.fused_,
-                     loader.Matrix({absl::StrCat(gate, ".weight"), absl::StrCat(up, ".weight")},
+                     loader.Matrix({rows_of(absl::StrCat(gate, ".weight"), inner),
+                                    rows_of(absl::StrCat(up, ".weight"), inner)},
                                    kernels::kPackRows));
   } else {
-    ASSIGN_OR_RETURN(mlp.gate_up_, Linear::Load(loader, {gate, up}, compute));
+    ASSIGN_OR_RETURN(mlp.gate_up_,
+                     Linear::Load(loader, {rows_of(gate, inner), rows_of(up, inner)}, compute));
   }
   return mlp;
 }
@@ -47,17 +58,22 @@ absl::Status GatedMlp::Forward(const ForwardContext& context,
                                const kernels::Activations& x,
                                const GatedMlpScratch& scratch,
                                const kernels::MutableMatrix& hidden) const {
+  Communicator* const comm = context.tensor_group;
+  kernels::Activations& own = comm == nullptr ? scratch.inner : scratch.own;
   if (fused_.has_value()) {
-    RETURN_IF_ERROR(kernels::GatedMatmul(context.pool, x, *fused_, scratch.inner));
-    return down_.Forward(context, scratch.inner, /*accumulate=*/true, hidden);
+    RETURN_IF_ERROR(kernels::GatedMatmul(context.pool, x, *fused_, own));
+  } else {
+    RETURN_IF_ERROR(gate_up_.Forward(context, x, /*accumulate=*/false, scratch.gate_up));
+    const int64_t inner = gate_up_.output_size() / 2;
+    RETURN_IF_ERROR(kernels::SiluMul(context.pool,
+                                     scratch.gate_up.Columns(0, inner),
+                                     scratch.gate_up.Columns(inner, inner),
+                                     own));
   }
-  RETURN_IF_ERROR(gate_up_.Forward(context, x, /*accumulate=*/false, scratch.gate_up));
-  const int64_t inner = gate_up_.output_size() / 2;
-  RETURN_IF_ERROR(kernels::SiluMul(context.pool,
-                                   scratch.gate_up.Columns(0, inner),
-                                   scratch.gate_up.Columns(inner, inner),
-                                   scratch.inner));
-  return down_.Forward(context, scratch.inner, /*accumulate=*/true, hidden);
+  if (comm != nullptr) RETURN_IF_ERROR(GatherColumns(comm, inner_shares_, own, scratch.inner));
+  RETURN_IF_ERROR(down_.Forward(
+      context, scratch.inner, /*accumulate=*/true, OwnColumns(hidden, hidden_shares_)));
+  return GatherColumns(comm, hidden_shares_, hidden);
 }
 
 }  // namespace paceline::worker

@@ -9,19 +9,23 @@
 #include "absl/status/statusor.h"
 #include "worker/layers/forward.h"
 #include "worker/layers/linear.h"
+#include "worker/layers/shares.h"
 
 namespace paceline::worker {
 
 struct GatedMlpScratch {
-  kernels::MutableMatrix gate_up;  // [m, 2 intermediate] f32; unused when they are fused
+  kernels::MutableMatrix gate_up;  // [m, 2 inner share] f32; unused when they are fused
   kernels::Activations& inner;     // input of the down projection
+  kernels::Activations& own;       // this rank's part of it, with several ranks
 };
 
 class GatedMlp {
  public:
-  // Loads <prefix>.ffn_gate, ffn_up and ffn_down.
+  // Loads this rank's shares of <prefix>.ffn_gate, ffn_up and ffn_down.
   static absl::StatusOr<GatedMlp> Load(WeightLoader& loader,
                                        const std::string& prefix,
+                                       const Shares& inner,   // outputs of gate and up
+                                       const Shares& hidden,  // outputs of down
                                        kernels::ComputeType compute);
 
   kernels::ActivationForm input_form() const {
@@ -36,6 +40,8 @@ class GatedMlp {
                        const kernels::MutableMatrix& hidden) const;  // [m, hidden] f32
 
  private:
+  Shares inner_shares_ = Shares::Whole(0);
+  Shares hidden_shares_ = Shares::Whole(0);
   std::optional<kernels::PackedMatrix> fused_;  // gate and up by turns, when they allow it
   Linear gate_up_;                              // else
   Linear down_;

@@ -9,23 +9,25 @@
 namespace paceline::worker {
 
 absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
-                                    absl::Span<const std::string> names,
+                                    absl::Span<const TensorRows> layers,
                                     kernels::ComputeType compute) {
   Linear linear;
+  std::vector<TensorRows> weights(layers.begin(), layers.end());
+  for (TensorRows& weight : weights) weight.name += ".weight";
   // Adjacent tensors of one type are packed as one matrix, so that they cost one pass.
-  for (size_t i = 0; i < names.size();) {
-    std::vector<std::string> run = {absl::StrCat(names[i], ".weight")};
-    for (++i; i < names.size(); ++i) {
-      std::string next = absl::StrCat(names[i], ".weight");
-      if (loader.Has(run[0]) && loader.Has(next) && loader.Format(run[0]) != loader.Format(next)) {
-        break;
-      }
-      run.push_back(std::move(next));
-    }
+  for (size_t i = 0; i < weights.size();) {
+    const size_t first = i;
+    const auto same_format = [&](const std::string& a, const std::string& b) {
+      return !loader.Has(a) || !loader.Has(b) || loader.Format(a) == loader.Format(b);
+    };
+    do {
+      ++i;
+    } while (i < weights.size() && same_format(weights[first].name, weights[i].name));
+    const auto run = absl::MakeConstSpan(weights).subspan(first, i - first);
     ASSIGN_OR_RETURN(kernels::PackedMatrix part, loader.Matrix(run));
     if (!linear.parts_.empty() && part.k() != linear.k_) {
       return absl::InvalidArgumentError(
-          absl::StrCat("gguf: tensor '", run[0], "' has another width than its neighbours"));
+          absl::StrCat("gguf: tensor '", run[0].name, "' has another width than its neighbours"));
     }
     linear.k_ = part.k();
     linear.n_ += part.n();
@@ -39,9 +41,10 @@ absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
     }
   }
   int64_t row = 0;
-  for (const std::string& name : names) {
+  for (const auto& [name, begin, rows_end] : layers) {
     const std::string bias_name = absl::StrCat(name, ".bias");
     ASSIGN_OR_RETURN(const int64_t rows, loader.Rows(absl::StrCat(name, ".weight")));
+    const int64_t end = rows_end < 0 ? rows : rows_end;
     if (loader.Has(bias_name)) {
       ASSIGN_OR_RETURN(const std::vector<float> bias, loader.Vector(bias_name));
       if (static_cast<int64_t>(bias.size()) != rows) {
@@ -49,9 +52,9 @@ absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
             absl::StrCat("gguf: tensor '", bias_name, "' has another size than its weight"));
       }
       linear.bias_.resize(linear.n_, 0.0F);
-      std::copy(bias.begin(), bias.end(), linear.bias_.begin() + row);
+      std::copy(bias.begin() + begin, bias.begin() + end, linear.bias_.begin() + row);
     }
-    row += rows;
+    row += end - begin;
   }
   return linear;
 }

@@ -20,9 +20,9 @@ namespace paceline::worker {
 
 class Linear {
  public:
-  // Loads "<name>.weight" of each name and, where the file has one, "<name>.bias".
+  // Loads these rows of "<name>.weight" of each and, where the file has one, of "<name>.bias".
   static absl::StatusOr<Linear> Load(WeightLoader& loader,
-                                     absl::Span<const std::string> names,
+                                     absl::Span<const TensorRows> layers,
                                      kernels::ComputeType compute);
 
   int64_t input_size() const { return k_; }

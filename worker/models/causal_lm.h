@@ -18,20 +18,24 @@ class CausalLm {
  public:
   virtual ~CausalLm() = default;
 
-  // Runs every layer over the batch and keeps the last layer's output for ComputeLogits.
+  // The hidden states of the first `rows` rows of a batch, [rows, hidden] f32: what the last
+  // Forward made, and what the next one starts from on all stages but the first.
+  virtual kernels::MutableMatrix hidden(int64_t rows) = 0;
+
+  // Runs this stage's layers over the batch; the first stage starts with the tokens' embeddings.
   // REQUIRES: at most max_batch_tokens rows (as given to the factory). An error is a broken
   // invariant of the caller (shapes, ids), never a property of the request.
   virtual absl::Status Forward(const ForwardContext& context, const ForwardInput& input) = 0;
 
   // logits[i] = head(norm(hidden[rows[i]])) for rows of the last Forward, at most max_logit_rows
-  // (as given to the factory).
+  // (as given to the factory). Last stage only.
   virtual absl::Status ComputeLogits(
       const ForwardContext& context,
       absl::Span<const int32_t> rows,
       const kernels::MutableMatrix& logits) = 0;  // [rows, vocab] f32
 
   virtual int32_t vocab_size() const = 0;
-  // Sizes of its KV cache; the element type is the caller's choice.
+  // Sizes of this rank's KV cache; the element type is the caller's choice.
   virtual kernels::KvLayout kv_layout() const = 0;
   // Bytes of packed weights on this rank.
   virtual int64_t weight_bytes() const = 0;

@@ -1,6 +1,7 @@
 #include "worker/models/llama.h"
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "worker/layers/attention.h"
 #include "worker/layers/gated_mlp.h"
 #include "worker/layers/linear.h"
+#include "worker/models/partition.h"
 
 namespace paceline::worker {
 namespace {
@@ -57,12 +59,14 @@ class Llama final : public CausalLm {
                                                         const ModelOptions& options,
                                                         WeightLoader& loader) {
     RETURN_IF_ERROR(model::ValidateLlamaTensors(config, file));
-    auto llama = std::unique_ptr<Llama>(new Llama(config, options));
+    ASSIGN_OR_RETURN(Partition partition, PartitionModel(config, options.place));
+    auto llama = std::unique_ptr<Llama>(new Llama(config, options, std::move(partition)));
     RETURN_IF_ERROR(llama->LoadWeights(loader));
     RETURN_IF_ERROR(llama->AllocateScratch());
     return llama;
   }
 
+  kernels::MutableMatrix hidden(int64_t rows) override { return hidden_.view(rows); }
   absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
   absl::Status ComputeLogits(const ForwardContext& context,
                              absl::Span<const int32_t> rows,
@@ -70,15 +74,15 @@ class Llama final : public CausalLm {
 
   int32_t vocab_size() const override { return config_.vocab_size; }
   kernels::KvLayout kv_layout() const override {
-    return {.num_layers = config_.num_layers,
-            .num_kv_heads = config_.num_kv_heads,
+    return {.num_layers = static_cast<int32_t>(layers_.size()),
+            .num_kv_heads = partition_.attention.num_kv_heads,
             .head_dim = config_.head_dim};
   }
   int64_t weight_bytes() const override { return weight_bytes_; }
 
  private:
-  Llama(const model::ModelConfig& config, const ModelOptions& options)
-      : config_(config), options_(options) {}
+  Llama(const model::ModelConfig& config, const ModelOptions& options, Partition partition)
+      : config_(config), options_(options), partition_(std::move(partition)) {}
 
   absl::Status LoadWeights(WeightLoader& loader);
   absl::Status LoadRope(WeightLoader& loader);
@@ -97,12 +101,20 @@ class Llama final : public CausalLm {
     kernels::Activations norm_float{kernels::ActivationForm::kFloat32};
     kernels::Activations inner_int8{kernels::ActivationForm::kInt8};
     kernels::Activations inner_float{kernels::ActivationForm::kFloat32};
+    kernels::Activations& Own(kernels::ActivationForm form) {
+      return form == kernels::ActivationForm::kInt8 ? own_int8 : own_float;
+    }
+    kernels::Activations own_int8{kernels::ActivationForm::kInt8};
+    kernels::Activations own_float{kernels::ActivationForm::kFloat32};
   };
   using PartBody =
       absl::FunctionRef<absl::Status(const ForwardContext&, kernels::WorkRange rows, Lane&)>;
   // Runs `body` for all m rows: by parts of the rows, one thread each, when they are many enough,
   // and else at once with the whole team.
   absl::Status ForEachPart(const ForwardContext& context, int64_t m, PartBody body);
+  absl::Status Embed(const ForwardContext& context,
+                     absl::Span<const int32_t> token_ids,
+                     const kernels::MutableMatrix& hidden) const;
   // A layer up to its keys and values, and from its attention's output on.
   absl::Status BeginLayer(const ForwardContext& context,
                           const ForwardInput& input,
@@ -116,11 +128,12 @@ class Llama final : public CausalLm {
 
   const model::ModelConfig config_;
   const ModelOptions options_;
+  const Partition partition_;
   int64_t weight_bytes_ = 0;
 
-  std::optional<Linear> embedding_;  // only when the head is a tensor of its own
-  std::optional<Linear> head_;
-  std::vector<float> output_norm_;  // [hidden]
+  std::optional<Linear> embedding_;  // first stage, when the head is a tensor of its own
+  std::optional<Linear> head_;       // last stage; the first too when it is the embedding
+  std::vector<float> output_norm_;   // [hidden]
   kernels::RopeTable rope_;
   std::vector<DecoderLayer> layers_;
 
@@ -136,28 +149,41 @@ class Llama final : public CausalLm {
 
 absl::Status Llama::LoadWeights(WeightLoader& loader) {
   RETURN_IF_ERROR(LoadRope(loader));
+  const RankPlace& place = options_.place;
+  const auto table = [&](const char* name) {
+    return TensorRows(name, partition_.vocabulary.begin(), partition_.vocabulary.end());
+  };
   // The head is the embedding table unless the file brings one of its own.
   if (config_.tied_embeddings) {
-    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"token_embd"}, options_.compute));
+    if (place.is_first_stage() || place.is_last_stage()) {
+      ASSIGN_OR_RETURN(head_, Linear::Load(loader, {table("token_embd")}, options_.compute));
+    }
   } else {
-    ASSIGN_OR_RETURN(embedding_, Linear::Load(loader, {"token_embd"}, options_.compute));
-    ASSIGN_OR_RETURN(head_, Linear::Load(loader, {"output"}, options_.compute));
+    if (place.is_first_stage()) {
+      ASSIGN_OR_RETURN(embedding_, Linear::Load(loader, {table("token_embd")}, options_.compute));
+    }
+    if (place.is_last_stage()) {
+      ASSIGN_OR_RETURN(head_, Linear::Load(loader, {table("output")}, options_.compute));
+    }
   }
-  ASSIGN_OR_RETURN(output_norm_, loader.Vector("output_norm.weight"));
-  const AttentionSizes sizes{.num_heads = config_.num_heads,
-                             .num_kv_heads = config_.num_kv_heads,
-                             .head_dim = config_.head_dim,
-                             .rope_style = kernels::RopeStyle::kInterleaved};
-  layers_.reserve(config_.num_layers);
-  for (int32_t i = 0; i < config_.num_layers; ++i) {
-    const std::string prefix = absl::StrCat("blk.", i);
+  if (place.is_last_stage()) {
+    ASSIGN_OR_RETURN(output_norm_, loader.Vector("output_norm.weight"));
+  }
+  AttentionSizes sizes = partition_.attention;
+  sizes.rope_style = kernels::RopeStyle::kInterleaved;
+  const int64_t num_layers = partition_.layers.end - partition_.layers.begin;
+  layers_.reserve(num_layers);
+  for (int64_t i = 0; i < num_layers; ++i) {
+    const std::string prefix = absl::StrCat("blk.", partition_.layers.begin + i);
     DecoderLayer& layer = layers_.emplace_back();
     ASSIGN_OR_RETURN(layer.attention_norm,
                      loader.Vector(absl::StrCat(prefix, ".attn_norm.weight")));
     ASSIGN_OR_RETURN(layer.attention,
                      Attention::Load(loader, prefix, sizes, &rope_, options_.compute));
     ASSIGN_OR_RETURN(layer.mlp_norm, loader.Vector(absl::StrCat(prefix, ".ffn_norm.weight")));
-    ASSIGN_OR_RETURN(layer.mlp, GatedMlp::Load(loader, prefix, options_.compute));
+    ASSIGN_OR_RETURN(
+        layer.mlp,
+        GatedMlp::Load(loader, prefix, partition_.inner, partition_.hidden, options_.compute));
   }
   weight_bytes_ = loader.packed_bytes();
   return absl::OkStatus();
@@ -179,12 +205,12 @@ absl::Status Llama::LoadRope(WeightLoader& loader) {
 
 absl::Status Llama::AllocateScratch() {
   const int64_t rows = options_.max_batch_tokens;
-  const int64_t q_size = int64_t{config_.num_heads} * config_.head_dim;
-  const int64_t kv_size = int64_t{config_.num_kv_heads} * config_.head_dim;
+  const AttentionSizes& sizes = partition_.attention;
+  const int64_t heads = int64_t{sizes.num_heads} + 2 * int64_t{sizes.num_kv_heads};
   RETURN_IF_ERROR(hidden_.Allocate(rows, config_.hidden_size));
-  RETURN_IF_ERROR(qkv_.Allocate(rows, q_size + 2 * kv_size));
-  RETURN_IF_ERROR(attention_output_.Allocate(rows, q_size));
-  RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * int64_t{config_.intermediate_size}));
+  RETURN_IF_ERROR(qkv_.Allocate(rows, heads * sizes.head_dim));
+  RETURN_IF_ERROR(attention_output_.Allocate(rows, sizes.query.total()));
+  RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * partition_.inner.size()));
   RETURN_IF_ERROR(gathered_.Allocate(options_.max_logit_rows, config_.hidden_size));
   return absl::OkStatus();
 }
@@ -193,7 +219,9 @@ absl::Status Llama::ForEachPart(const ForwardContext& context, int64_t m, PartBo
   while (lanes_.size() < static_cast<size_t>(context.pool.num_threads())) {
     lanes_.push_back(std::make_unique<Lane>());
   }
-  const int64_t num_parts = NumRowParts(m, context.pool.num_threads());
+  // Ranks exchange whole batches, from one thread.
+  const int64_t num_parts =
+      context.tensor_group == nullptr ? NumRowParts(m, context.pool.num_threads()) : 1;
   if (num_parts == 1) return body(context, {0, m}, *lanes_[0]);
   part_status_.assign(num_parts, absl::OkStatus());
   context.pool.ForEach(num_parts, [&](int thread, int64_t part) {
@@ -208,6 +236,28 @@ absl::Status Llama::ForEachPart(const ForwardContext& context, int64_t m, PartBo
   return absl::OkStatus();
 }
 
+// A rank has some rows of the table: it leaves zeroes for the other tokens, and the ranks add up
+// the bits, of which one of them has all.
+absl::Status Llama::Embed(const ForwardContext& context,
+                          absl::Span<const int32_t> token_ids,
+                          const kernels::MutableMatrix& hidden) const {
+  const kernels::PackedMatrix& table = (embedding_.has_value() ? *embedding_ : *head_).matrix();
+  if (context.tensor_group == nullptr) {
+    return kernels::Embed(context.pool, table, token_ids, hidden);
+  }
+  const Shares& shares = partition_.vocabulary;
+  for (int64_t i = 0; i < hidden.rows; ++i) {
+    const int32_t row = static_cast<int32_t>(token_ids[i] - shares.begin());
+    if (row >= 0 && row < shares.size()) {
+      RETURN_IF_ERROR(kernels::Embed(context.pool, table, {&row, 1}, hidden.Rows(i, 1)));
+    } else {
+      std::memset(hidden.row(i), 0, hidden.cols * sizeof(float));
+    }
+  }
+  return context.tensor_group->AllReduceSum(
+      absl::MakeSpan(reinterpret_cast<int32_t*>(hidden.data), hidden.rows * hidden.cols));
+}
+
 absl::Status Llama::BeginLayer(const ForwardContext& context,
                                const ForwardInput& input,
                                kernels::WorkRange rows,
@@ -215,12 +265,9 @@ absl::Status Llama::BeginLayer(const ForwardContext& context,
                                Lane& lane) {
   const kernels::MutableMatrix hidden =
       hidden_.view(rows.end).Rows(rows.begin, rows.end - rows.begin);
-  if (layer == 0) {
-    const Linear& table = embedding_.has_value() ? *embedding_ : *head_;
-    RETURN_IF_ERROR(kernels::Embed(context.pool,
-                                   table.matrix(),
-                                   input.token_ids.subspan(rows.begin, rows.end - rows.begin),
-                                   hidden));
+  if (layer == 0 && options_.place.is_first_stage()) {
+    RETURN_IF_ERROR(
+        Embed(context, input.token_ids.subspan(rows.begin, rows.end - rows.begin), hidden));
   }
   const DecoderLayer& weights = layers_[layer];
   const TraceSpan span(context.track, "qkv", {{"layer", layer}, {"rows", rows.end - rows.begin}});
@@ -250,7 +297,8 @@ absl::Status Llama::FinishLayer(const ForwardContext& context,
   RETURN_IF_ERROR(
       kernels::RmsNorm(context.pool, hidden, weights.mlp_norm, config_.rms_norm_eps, x));
   const GatedMlpScratch scratch{.gate_up = gate_up_.view(rows.end).Rows(rows.begin, count),
-                                .inner = lane.Inner(weights.mlp.inner_form())};
+                                .inner = lane.Inner(weights.mlp.inner_form()),
+                                .own = lane.Own(weights.mlp.inner_form())};
   return weights.mlp.Forward(context, x, scratch, hidden);
 }
 
@@ -260,8 +308,9 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
     return absl::InvalidArgumentError(absl::StrCat(
         "forward: ", m, " rows exceed the ", options_.max_batch_tokens, " that were reserved"));
   }
+  const auto num_layers = static_cast<int32_t>(layers_.size());
   // Between two attentions every row is on its own.
-  for (int32_t i = 0; i < config_.num_layers; ++i) {
+  for (int32_t i = 0; i < num_layers; ++i) {
     RETURN_IF_ERROR(ForEachPart(
         context, m, [&](const ForwardContext& part, kernels::WorkRange rows, Lane& lane) {
           if (i > 0) RETURN_IF_ERROR(FinishLayer(part, rows, i - 1, lane));
@@ -276,7 +325,7 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
   }
   return ForEachPart(
       context, m, [&](const ForwardContext& part, kernels::WorkRange rows, Lane& lane) {
-        return FinishLayer(part, rows, config_.num_layers - 1, lane);
+        return FinishLayer(part, rows, num_layers - 1, lane);
       });
 }
 
@@ -294,7 +343,10 @@ absl::Status Llama::ComputeLogits(const ForwardContext& context,
   kernels::Activations& head_input = lanes_[0]->Norm(head_->form());
   RETURN_IF_ERROR(
       kernels::RmsNorm(context.pool, gathered, output_norm_, config_.rms_norm_eps, head_input));
-  return head_->Forward(context, head_input, /*accumulate=*/false, logits);
+  const Shares& shares = partition_.vocabulary;
+  RETURN_IF_ERROR(
+      head_->Forward(context, head_input, /*accumulate=*/false, OwnColumns(logits, shares)));
+  return GatherColumns(context.tensor_group, shares, logits);
 }
 
 }  // namespace

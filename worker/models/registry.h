@@ -11,6 +11,7 @@
 #include "model/config/model_config.h"
 #include "model/gguf/gguf_file.h"
 #include "worker/models/causal_lm.h"
+#include "worker/models/partition.h"
 #include "worker/weights/weight_loader.h"
 
 namespace paceline::worker {
@@ -20,6 +21,7 @@ struct ModelOptions {
   int32_t max_batch_tokens = 0;  // rows of one Forward at most
   int32_t max_logit_rows = 0;    // rows of one ComputeLogits at most
   int32_t max_positions = 0;     // tokens of one sequence at most
+  RankPlace place;
 };
 
 // Loads `file`'s weights as its architecture says. InvalidArgument names what is wrong with the

@@ -1,20 +1,17 @@
 #include "worker/runner/model_runner.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/support/log.h"
 #include "proto/support/status_macros.h"
-#include "worker/models/registry.h"
 
 namespace paceline::worker {
 namespace {
-
-// Rows of logits computed at a time: a prompt whose every token is scored needs no more memory.
-constexpr int32_t kLogitsRows = 32;
 
 // The sampler's state as a sequence carries it.
 struct SamplerAttachment final : SequenceAttachment {
@@ -30,145 +27,113 @@ SamplerState& StateOf(Sequence& sequence) {
   return static_cast<SamplerAttachment&>(*sequence.sampler_state).state;
 }
 
-kernels::DType KvType(kernels::ComputeType compute) {
-  return compute == kernels::ComputeType::kFloat32 ? kernels::DType::kF32 : kernels::DType::kF16;
-}
+// How many parts a batch is cut into so that all stages work: more of them leave less idle at both
+// ends of the step, but each reads all weights.
+constexpr int32_t kMicroBatchesPerStage = 2;
 
+// A rank that is lost ends the replica: its requests go on elsewhere, and its supervisor starts it
+// anew.
 void DieUnlessOk(const absl::Status& status) {
-  PACELINE_CHECK(status.ok(), absl::StrCat("model runner: ", status.message()));
+  if (status.ok()) return;
+  if (status.code() == absl::StatusCode::kInvalidArgument ||
+      status.code() == absl::StatusCode::kInternal) {
+    PACELINE_CHECK(false, absl::StrCat("model runner: ", status.message()));
+  }
+  spdlog::critical("replica ends: {}", std::string(status.message()));
+  spdlog::shutdown();
+  _exit(kLostRankExit);
 }
 
 }  // namespace
-
-int64_t ModelRunner::KvBytesPerBlock(const model::ModelConfig& config,
-                                     kernels::ComputeType compute) {
-  return kernels::KvLayout{.num_layers = config.num_layers,
-                           .num_kv_heads = config.num_kv_heads,
-                           .head_dim = config.head_dim,
-                           .dtype = KvType(compute)}
-      .BytesPerBlock();
-}
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const model::GgufFile& file,
                                                                  const model::ModelConfig& config,
                                                                  const Options& options) {
   auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(options));
-  runner->pool_ = std::make_unique<kernels::ThreadPool>(options.num_threads, options.pin_threads);
-  WeightLoader loader(file, *runner->pool_, options.progress);
-  ASSIGN_OR_RETURN(runner->model_,
-                   LoadModel(file,
-                             config,
-                             {.compute = options.compute,
-                              .max_batch_tokens = options.max_batch_tokens,
-                              .max_logit_rows = kLogitsRows,
-                              .max_positions = options.max_model_len},
-                             loader));
-  file.GiveBackPages();
-
-  kernels::KvLayout layout = runner->model_->kv_layout();
-  layout.dtype = KvType(options.compute);
-  RETURN_IF_ERROR(kernels::CheckLayout(layout));
-  const int64_t num_blocks = options.kv_cache_bytes / layout.BytesPerBlock();
-  if (num_blocks < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("kv-cache-memory: ",
-                                                   options.kv_cache_bytes,
-                                                   " bytes do not hold one block of ",
-                                                   kernels::kKvBlockSize,
-                                                   " tokens (",
-                                                   layout.BytesPerBlock(),
-                                                   " bytes)"));
-  }
-  // More blocks than the batch could ever address would only waste address space.
-  const int64_t bytes = num_blocks * layout.BytesPerBlock();
-  ASSIGN_OR_RETURN(runner->kv_memory_, kernels::AlignedBuffer::Allocate(bytes));
-  runner->kv_cache_ = {.base = runner->kv_memory_.data(),
-                       .num_blocks = static_cast<int32_t>(num_blocks),
-                       .layout = layout};
-  ASSIGN_OR_RETURN(runner->logits_,
-                   kernels::AlignedBuffer::Allocate(int64_t{kLogitsRows} *
-                                                    runner->model_->vocab_size() * sizeof(float)));
+  ASSIGN_OR_RETURN(runner->shard_, ModelShard::Create(file, config, options.shard));
   return runner;
+}
+
+ModelRunner::~ModelRunner() {
+  if (options_.shard.group == nullptr || options_.shard.group->all == nullptr) return;
+  sender_.SendEnd(*options_.shard.group).IgnoreError();  // a lost rank needs no end
 }
 
 void ModelRunner::Run(const Batch& batch,
                       absl::FunctionRef<void()> on_layer,
                       StepOutcome& outcome) {
-  TraceTrack* const track = options_.trace == nullptr ? nullptr : options_.trace->track(0);
+  RankGroup* const group = options_.shard.group;
   {
-    const TraceSpan span(track, "prepare");
-    PrepareBlocks(batch);
-    PrepareInput(batch);
-    PlanLogits(batch, outcome);
+    const TraceSpan span(shard_->track(), "prepare");
+    MakePlan(batch, outcome);
+    if (group != nullptr && group->all != nullptr) DieUnlessOk(sender_.Send(*group, plan_));
+    DieUnlessOk(shard_->PrepareBlocks(plan_));
   }
-  const ForwardContext context{.pool = *pool_,
-                               .compute = options_.compute,
-                               .attention_workspace = attention_workspace_,
-                               .trace = options_.trace,
-                               .track = track};
-  {
-    const TraceSpan span(track, "forward", {{"rows", batch.num_tokens}});
-    DieUnlessOk(model_->Forward(context,
-                                {.token_ids = token_ids_,
-                                 .positions = positions_,
-                                 .slots = slots_,
-                                 .sequences = sequences_,
-                                 .kv_cache = kv_cache_,
-                                 .on_layer = on_layer}));
+  for (const MicroBatch& micro : plan_.micro_batches) {
+    DieUnlessOk(shard_->Forward(plan_, micro, on_layer));
   }
-  RunLogits(context, outcome);
+  // With one stage there is one micro-batch: its logits come from the states it has just left.
+  for (const MicroBatch& micro : plan_.micro_batches) RunLogits(micro, outcome);
 }
 
-void ModelRunner::PrepareBlocks(const Batch& batch) {
-  const int64_t block_bytes = kv_cache_.layout.BytesPerBlock();
-  for (const int32_t block : batch.zero_blocks) {
-    std::memset(kv_cache_.base + block * block_bytes, 0, block_bytes);
-  }
-  if (batch.copies.empty()) return;
-  copies_.clear();
-  for (const BlockCopy& copy : batch.copies) {
-    copies_.push_back({.from = copy.source, .to = copy.destination});
-  }
-  DieUnlessOk(kernels::CopyBlocks(*pool_, kv_cache_, copies_));
-}
-
-void ModelRunner::PrepareInput(const Batch& batch) {
-  token_ids_.clear();
-  positions_.clear();
-  slots_.clear();
-  sequences_.clear();
-  for (const BatchEntry& entry : batch.entries) {
-    const Sequence& sequence = *entry.sequence;
-    const absl::Span<const int32_t> table = sequence.block_table();
-    sequences_.push_back({.first_row = static_cast<int32_t>(token_ids_.size()),
-                          .num_rows = entry.num_tokens,
-                          .context_before = entry.first_position,
-                          .block_table = table});
-    for (int32_t i = 0; i < entry.num_tokens; ++i) {
-      const int32_t position = entry.first_position + i;
-      token_ids_.push_back(sequence.token_ids[position]);
-      positions_.push_back(position);
-      slots_.push_back(table[position / kernels::kKvBlockSize] * kernels::kKvBlockSize +
-                       position % kernels::kKvBlockSize);
-    }
-  }
-}
-
-void ModelRunner::PlanLogits(const Batch& batch, StepOutcome& outcome) {
+void ModelRunner::MakePlan(const Batch& batch, StepOutcome& outcome) {
+  plan_.Clear();
   jobs_.clear();
   outcome.choices.clear();
   outcome.prompt_parts.clear();
-  int32_t row = 0;
-  for (const BatchEntry& entry : batch.entries) {
-    AddPromptJobs(entry, row, outcome);
-    row += entry.num_tokens;
-    for (Sequence* sampler : entry.samplers) {
-      StateOf(*sampler);  // made here, on one thread
-      jobs_.push_back({.row = row - 1,
-                       .sequence = sampler,
-                       .slot = static_cast<int32_t>(outcome.choices.size())});
-      outcome.choices.push_back({.sequence = sampler});
-    }
+  plan_.zero_blocks.assign(batch.zero_blocks.begin(), batch.zero_blocks.end());
+  for (const BlockCopy& copy : batch.copies) {
+    plan_.copies.push_back({.from = copy.source, .to = copy.destination});
   }
+  const RankGroup* const group = options_.shard.group;
+  const int32_t stages = group == nullptr ? 1 : group->place.num_stages;
+  const int32_t most = stages == 1 ? 1 : stages * kMicroBatchesPerStage;
+  // A micro-batch ends with the entry that fills its part of the rows.
+  int32_t rows = 0;
+  for (const BatchEntry& entry : batch.entries) {
+    const int64_t part = int64_t{rows} * most / batch.num_tokens;
+    if (plan_.micro_batches.empty() ||
+        part > int64_t{plan_.micro_batches.back().first_row} * most / batch.num_tokens) {
+      plan_.micro_batches.push_back({.first_row = rows,
+                                     .first_sequence = static_cast<int32_t>(plan_.sequences.size()),
+                                     .first_logit = static_cast<int32_t>(plan_.logit_rows.size())});
+    }
+    AddEntry(entry, outcome);
+    rows += entry.num_tokens;
+  }
+}
+
+void ModelRunner::AddEntry(const BatchEntry& entry, StepOutcome& outcome) {
+  MicroBatch& micro = plan_.micro_batches.back();
+  const Sequence& sequence = *entry.sequence;
+  const absl::Span<const int32_t> table = sequence.block_table();
+  const int32_t first_row = micro.num_rows;
+  plan_.sequences.push_back({.first_row = first_row,
+                             .num_rows = entry.num_tokens,
+                             .context_before = entry.first_position,
+                             .block_table = table});
+  plan_.keys.push_back(reinterpret_cast<uintptr_t>(&sequence));
+  for (int32_t i = 0; i < entry.num_tokens; ++i) {
+    const int32_t position = entry.first_position + i;
+    plan_.AddRow(sequence.token_ids[position], position, table);
+  }
+  micro.num_rows += entry.num_tokens;
+  ++micro.num_sequences;
+
+  AddPromptJobs(entry, first_row, outcome);
+  for (Sequence* sampler : entry.samplers) {
+    StateOf(*sampler);  // made here, on one thread
+    AddJob({.row = micro.num_rows - 1,
+            .sequence = sampler,
+            .slot = static_cast<int32_t>(outcome.choices.size())});
+    outcome.choices.push_back({.sequence = sampler});
+  }
+}
+
+void ModelRunner::AddJob(const LogitsJob& job) {
+  jobs_.push_back(job);
+  plan_.logit_rows.push_back(job.row);
+  ++plan_.micro_batches.back().num_logits;
 }
 
 // The row of position p gives the distribution of the prompt token at p + 1.
@@ -183,31 +148,26 @@ void ModelRunner::AddPromptJobs(const BatchEntry& entry, int32_t first_row, Step
   StepOutcome::PromptPart part{.sequence = &sequence};
   part.logprobs.resize(end - first);
   for (int32_t p = first; p < end; ++p) {
-    jobs_.push_back({.row = first_row + p - entry.first_position,
-                     .sequence = &sequence,
-                     .prompt_target = sequence.token_ids[p + 1],
-                     .slot = p - first,
-                     .part = static_cast<int32_t>(outcome.prompt_parts.size())});
+    AddJob({.row = first_row + p - entry.first_position,
+            .sequence = &sequence,
+            .prompt_target = sequence.token_ids[p + 1],
+            .slot = p - first,
+            .part = static_cast<int32_t>(outcome.prompt_parts.size())});
   }
   sequence.num_scored_prompt_tokens = end;
   outcome.prompt_parts.push_back(std::move(part));
 }
 
-void ModelRunner::RunLogits(const ForwardContext& context, StepOutcome& outcome) {
-  const int64_t vocab = model_->vocab_size();
-  float* const logits = reinterpret_cast<float*>(logits_.data());
-  for (size_t begin = 0; begin < jobs_.size(); begin += kLogitsRows) {
-    const int64_t count = std::min<int64_t>(kLogitsRows, jobs_.size() - begin);
-    job_rows_.clear();
-    for (int64_t i = 0; i < count; ++i) job_rows_.push_back(jobs_[begin + i].row);
-    {
-      const TraceSpan span(context.track, "logits", {{"rows", count}});
-      DieUnlessOk(
-          model_->ComputeLogits(context, job_rows_, kernels::MutableMatrix(logits, count, vocab)));
-    }
-    const TraceSpan span(context.track, "sampling", {{"rows", count}});
-    pool_->ForEach(count, [&](int, int64_t i) {
-      FinishJob(jobs_[begin + i], absl::MakeSpan(logits + i * vocab, vocab), outcome);
+void ModelRunner::RunLogits(const MicroBatch& batch, StepOutcome& outcome) {
+  for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
+    const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
+    absl::StatusOr<kernels::MutableMatrix> logits = shard_->Logits(plan_, batch, first, count);
+    DieUnlessOk(logits.status());
+    const TraceSpan span(shard_->track(), "sampling", {{"rows", count}});
+    shard_->pool().ForEach(count, [&](int, int64_t i) {
+      FinishJob(jobs_[batch.first_logit + first + i],
+                absl::MakeSpan(logits->row(i), logits->cols),
+                outcome);
     });
   }
 }

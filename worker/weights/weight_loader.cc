@@ -31,7 +31,7 @@ kernels::WeightFormat ToWeightFormat(model::TensorType type) {
 
 // The same rows, `turn_rows` of each source at a time.
 absl::StatusOr<std::vector<kernels::MatrixSource>> ByTurns(
-    absl::Span<const std::string> names,
+    absl::Span<const TensorRows> tensors,
     const std::vector<kernels::MatrixSource>& sources,
     int64_t row_bytes,
     int64_t turn_rows) {
@@ -39,11 +39,11 @@ absl::StatusOr<std::vector<kernels::MatrixSource>> ByTurns(
   for (size_t i = 0; i < sources.size(); ++i) {
     if (sources[i].num_rows != sources[0].num_rows || sources[i].num_rows % turn_rows != 0) {
       return absl::InvalidArgumentError(absl::StrCat("gguf: tensor '",
-                                                     names[i],
+                                                     tensors[i].name,
                                                      "' has ",
                                                      sources[i].num_rows,
                                                      " rows, which do not go with '",
-                                                     names[0],
+                                                     tensors[0].name,
                                                      "'"));
     }
   }
@@ -74,13 +74,13 @@ absl::StatusOr<int64_t> WeightLoader::Rows(const std::string& name) const {
   return tensor->shape.size() < 2 ? int64_t{1} : tensor->shape[1];
 }
 
-absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const std::string> names,
+absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const TensorRows> tensors,
                                                            int64_t turn_rows) {
   std::vector<kernels::MatrixSource> sources;
   int64_t k = 0;
   int64_t bytes = 0;
   model::TensorType type{};
-  for (const std::string& name : names) {
+  for (const auto& [name, begin, rows_end] : tensors) {
     ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
     if (tensor->shape.size() != 2 || (k != 0 && tensor->shape[0] != k)) {
       return absl::InvalidArgumentError(
@@ -92,12 +92,18 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const std:
     }
     k = tensor->shape[0];
     type = tensor->type;
-    bytes += tensor->num_bytes;
-    sources.push_back({.data = tensor->data, .num_rows = tensor->shape[1]});
+    const int64_t end = rows_end < 0 ? tensor->shape[1] : rows_end;
+    if (begin < 0 || begin >= end || end > tensor->shape[1]) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "gguf: tensor '", name, "' has ", tensor->shape[1], " rows, not ", begin, " to ", end));
+    }
+    const int64_t row_bytes = kernels::RowBytes(ToWeightFormat(type), k);
+    bytes += (end - begin) * row_bytes;
+    sources.push_back({.data = tensor->data + begin * row_bytes, .num_rows = end - begin});
   }
   if (turn_rows > 0) {
     const int64_t row_bytes = kernels::RowBytes(ToWeightFormat(type), k);
-    ASSIGN_OR_RETURN(sources, ByTurns(names, sources, row_bytes, turn_rows));
+    ASSIGN_OR_RETURN(sources, ByTurns(tensors, sources, row_bytes, turn_rows));
   }
   ASSIGN_OR_RETURN(kernels::PackedMatrix packed,
                    kernels::PackRows(pool_, ToWeightFormat(type), sources, k));

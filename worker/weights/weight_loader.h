@@ -7,6 +7,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,6 +18,16 @@
 
 namespace paceline::worker {
 
+// Rows [begin, end) of a tensor; end < 0: to its last one.
+struct TensorRows {
+  TensorRows(std::string n, int64_t b = 0, int64_t e = -1)  // NOLINT: a name stands for all rows
+      : name(std::move(n)), begin(b), end(e) {}
+  TensorRows(const char* n) : TensorRows(std::string(n)) {}  // NOLINT
+  std::string name;
+  int64_t begin;
+  int64_t end;
+};
+
 class WeightLoader {
  public:
   // Called after each tensor with the bytes loaded so far and in all.
@@ -25,10 +36,10 @@ class WeightLoader {
   WeightLoader(const model::GgufFile& file, kernels::ThreadPool& pool, Progress progress)
       : file_(file), pool_(pool), progress_(std::move(progress)) {}
 
-  // One or more [n_i, k] tensors with the same k and type, their rows packed as one matrix: one
-  // tensor after the other or, with `turn_rows`, by turns of so many rows, of which each n_i must
-  // be a multiple and all n_i the same. NotFound names a missing tensor.
-  absl::StatusOr<kernels::PackedMatrix> Matrix(absl::Span<const std::string> names,
+  // Rows of one or more [n_i, k] tensors with the same k and type, packed as one matrix: one
+  // tensor after the other or, with `turn_rows`, by turns of so many rows, of which each tensor's
+  // rows must be a multiple and all as many. NotFound names a missing tensor.
+  absl::StatusOr<kernels::PackedMatrix> Matrix(absl::Span<const TensorRows> tensors,
                                                int64_t turn_rows = 0);
 
   // A tensor as float32. NotFound names a missing tensor.

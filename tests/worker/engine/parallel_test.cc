@@ -1,0 +1,106 @@
+// Replicas of several ranks: every layout gives the bits of one rank alone.
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/engine_harness.h"
+
+namespace paceline::worker {
+namespace {
+
+struct Layout {
+  int32_t tensor_size;
+  int32_t num_stages;
+  kernels::ComputeType compute = kernels::ComputeType::kInt8;
+};
+
+// Sizes that no number of ranks divides.
+model::TinyModelOptions Odd() {
+  return {.num_layers = 5,
+          .hidden_size = 288,
+          .num_heads = 9,
+          .num_kv_heads = 3,
+          .intermediate_size = 352,
+          .vocab_size = 299,
+          .attention_bias = true};
+}
+
+EngineHarness::Options OptionsOf(const Layout& layout) {
+  return {.model = Odd(),
+          .num_blocks = 40,
+          .max_num_seqs = 16,
+          .max_num_batched_tokens = 48,
+          .compute = layout.compute,
+          .tensor_size = layout.tensor_size,
+          .num_stages = layout.num_stages};
+}
+
+std::vector<Request> Requests() {
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < 10; ++i) {
+    Request request = EngineHarness::MakeRequest(
+        absl::StrCat("r", i), EngineHarness::Prompt(1 + i * 17, i / 2), 12);
+    if (i % 3 == 1) {
+      request.sampling.temperature = 0.9F;
+      request.sampling.presence_penalty = 0.2F;
+      request.seed = i;
+    }
+    if (i == 4) request.n = 3;
+    if (i == 5) request.sampling.prompt_logprobs = 2;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+std::vector<Answer> RunAll(const Layout& layout) {
+  EngineHarness engine(OptionsOf(layout));
+  for (const Request& request : Requests()) engine.Submit(request);
+  std::vector<Answer> answers;
+  for (const Request& request : Requests()) {
+    for (int32_t i = 0; i < request.n; ++i) answers.push_back(engine.Wait(request.id, i));
+  }
+  // Again, from the prefix cache and after others.
+  for (Request& request : Requests()) {
+    request.id += "-again";
+    engine.Submit(request);
+  }
+  for (const Request& request : Requests()) answers.push_back(engine.Wait(request.id + "-again"));
+  return answers;
+}
+
+class ParallelTest : public testing::TestWithParam<Layout> {};
+
+TEST_P(ParallelTest, EveryLayoutGivesTheBitsOfOneRank) {
+  const std::vector<Answer> expected = RunAll({1, 1, GetParam().compute});
+  const std::vector<Answer> answers = RunAll(GetParam());
+  ASSERT_EQ(answers.size(), expected.size());
+  for (size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].token_ids.size(), 12U) << i;
+    EXPECT_TRUE(SameAnswer(answers[i], expected[i])) << i;
+  }
+}
+
+constexpr auto kFloat = kernels::ComputeType::kFloat32;
+INSTANTIATE_TEST_SUITE_P(Layouts,
+                         ParallelTest,
+                         testing::Values(Layout{2, 1},
+                                         Layout{3, 1},
+                                         Layout{4, 1},
+                                         Layout{9, 1},
+                                         Layout{1, 2},
+                                         Layout{1, 3},
+                                         Layout{1, 5},
+                                         Layout{2, 2},
+                                         Layout{2, 1, kFloat},
+                                         Layout{4, 2, kFloat}),
+                         [](const testing::TestParamInfo<Layout>& info) {
+                           return absl::StrCat("T",
+                                               info.param.tensor_size,
+                                               "P",
+                                               info.param.num_stages,
+                                               info.param.compute == kFloat ? "Float" : "Int8");
+                         });
+
+}  // namespace
+}  // namespace paceline::worker

@@ -1,0 +1,169 @@
+#include "worker/runner/model_shard.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/kv_cache/write_kv.h"
+#include "proto/support/status_macros.h"
+#include "worker/models/registry.h"
+
+namespace paceline::worker {
+namespace {
+
+kernels::DType KvType(kernels::ComputeType compute) {
+  return compute == kernels::ComputeType::kFloat32 ? kernels::DType::kF32 : kernels::DType::kF16;
+}
+
+absl::Span<std::byte> Bytes(const kernels::MutableMatrix& x) {
+  return {reinterpret_cast<std::byte*>(x.data),
+          static_cast<size_t>(x.rows * x.cols) * sizeof(float)};
+}
+
+}  // namespace
+
+int64_t ModelShard::KvBytesPerBlock(const model::ModelConfig& config,
+                                    kernels::ComputeType compute) {
+  return kernels::KvLayout{.num_layers = config.num_layers,
+                           .num_kv_heads = config.num_kv_heads,
+                           .head_dim = config.head_dim,
+                           .dtype = KvType(compute)}
+      .BytesPerBlock();
+}
+
+absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::GgufFile& file,
+                                                               const model::ModelConfig& config,
+                                                               const Options& options) {
+  auto shard = std::unique_ptr<ModelShard>(new ModelShard(options));
+  shard->pool_ = std::make_unique<kernels::ThreadPool>(options.num_threads, options.pin_threads);
+  WeightLoader loader(file, *shard->pool_, options.progress);
+  ASSIGN_OR_RETURN(shard->model_,
+                   LoadModel(file,
+                             config,
+                             {.compute = options.compute,
+                              .max_batch_tokens = options.max_batch_tokens,
+                              .max_logit_rows = kLogitsRows,
+                              .max_positions = options.max_model_len,
+                              .place = shard->place()},
+                             loader));
+  file.GiveBackPages();
+
+  kernels::KvLayout layout = shard->model_->kv_layout();
+  layout.dtype = KvType(options.compute);
+  RETURN_IF_ERROR(kernels::CheckLayout(layout));
+  const int64_t replica_block_bytes = KvBytesPerBlock(config, options.compute);
+  const int64_t num_blocks = options.kv_cache_bytes / replica_block_bytes;
+  if (num_blocks < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("kv-cache-memory: ",
+                                                   options.kv_cache_bytes,
+                                                   " bytes do not hold one block of ",
+                                                   kernels::kKvBlockSize,
+                                                   " tokens (",
+                                                   replica_block_bytes,
+                                                   " bytes)"));
+  }
+  ASSIGN_OR_RETURN(shard->kv_memory_,
+                   kernels::AlignedBuffer::Allocate(num_blocks * layout.BytesPerBlock()));
+  shard->kv_cache_ = {.base = shard->kv_memory_.data(),
+                      .num_blocks = static_cast<int32_t>(num_blocks),
+                      .layout = layout};
+  ASSIGN_OR_RETURN(shard->logits_,
+                   kernels::AlignedBuffer::Allocate(int64_t{kLogitsRows} *
+                                                    shard->model_->vocab_size() * sizeof(float)));
+  return shard;
+}
+
+ForwardContext ModelShard::context() {
+  return {.pool = *pool_,
+          .compute = options_.compute,
+          .attention_workspace = attention_workspace_,
+          .trace = options_.trace,
+          .track = track(),
+          .tensor_group = options_.group == nullptr ? nullptr : options_.group->tensor.get()};
+}
+
+absl::Status ModelShard::PrepareBlocks(const StepPlan& plan) {
+  const int64_t block_bytes = kv_cache_.layout.BytesPerBlock();
+  for (const int32_t block : plan.zero_blocks) {
+    std::memset(kv_cache_.base + block * block_bytes, 0, block_bytes);
+  }
+  if (plan.copies.empty()) return absl::OkStatus();
+  return kernels::CopyBlocks(*pool_, kv_cache_, plan.copies);
+}
+
+absl::Status ModelShard::Forward(const StepPlan& plan,
+                                 const MicroBatch& batch,
+                                 absl::FunctionRef<void()> on_layer) {
+  const RankPlace at = place();
+  const kernels::MutableMatrix hidden = model_->hidden(batch.num_rows);
+  if (!at.is_first_stage()) {
+    const TraceSpan span(track(), "receive", {{"rows", batch.num_rows}});
+    RETURN_IF_ERROR(options_.group->all->Recv(
+        Bytes(hidden), options_.group->RankOf(at.stage - 1, at.tensor_rank)));
+  }
+  {
+    const TraceSpan span(track(), "forward", {{"rows", batch.num_rows}});
+    const auto rows = [&](const std::vector<int32_t>& values) {
+      return absl::MakeConstSpan(values).subspan(batch.first_row, batch.num_rows);
+    };
+    RETURN_IF_ERROR(model_->Forward(
+        context(),
+        {.token_ids = rows(plan.token_ids),
+         .positions = rows(plan.positions),
+         .slots = rows(plan.slots),
+         .sequences =
+             absl::MakeConstSpan(plan.sequences).subspan(batch.first_sequence, batch.num_sequences),
+         .kv_cache = kv_cache_,
+         .on_layer = on_layer}));
+  }
+  if (at.is_last_stage()) return absl::OkStatus();
+  const TraceSpan span(track(), "send", {{"rows", batch.num_rows}});
+  return options_.group->all->Send(Bytes(hidden),
+                                   options_.group->RankOf(at.stage + 1, at.tensor_rank));
+}
+
+absl::StatusOr<kernels::MutableMatrix> ModelShard::Logits(const StepPlan& plan,
+                                                          const MicroBatch& batch,
+                                                          int32_t first,
+                                                          int32_t count) {
+  const RankPlace at = place();
+  const kernels::MutableMatrix logits(
+      reinterpret_cast<float*>(logits_.data()), count, model_->vocab_size());
+  const TraceSpan span(track(), "logits", {{"rows", count}});
+  if (at.is_last_stage()) {
+    RETURN_IF_ERROR(model_->ComputeLogits(
+        context(),
+        absl::MakeConstSpan(plan.logit_rows).subspan(batch.first_logit + first, count),
+        logits));
+    if (at.num_stages > 1 && at.tensor_rank == 0) {
+      RETURN_IF_ERROR(options_.group->all->Send(Bytes(logits), options_.group->RankOf(0, 0)));
+    }
+  } else if (options_.group->is_leader()) {
+    RETURN_IF_ERROR(
+        options_.group->all->Recv(Bytes(logits), options_.group->RankOf(at.num_stages - 1, 0)));
+  }
+  return logits;
+}
+
+absl::Status RunRank(RankGroup& group, ModelShard& shard) {
+  PlanReceiver receiver;
+  StepPlan plan;
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool more, receiver.Receive(group, plan));
+    if (!more) return absl::OkStatus();
+    const TraceSpan step(
+        shard.track(), "step", {{"rows", static_cast<int64_t>(plan.token_ids.size())}});
+    RETURN_IF_ERROR(shard.PrepareBlocks(plan));
+    for (const MicroBatch& batch : plan.micro_batches) {
+      RETURN_IF_ERROR(shard.Forward(plan, batch, [] {}));
+      for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
+        const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
+        RETURN_IF_ERROR(shard.Logits(plan, batch, first, count).status());
+      }
+    }
+  }
+}
+
+}  // namespace paceline::worker

@@ -1,0 +1,100 @@
+// One rank's part of a model, its KV cache, and what it exchanges with the other ranks in a step.
+// Owned by the model runner (leader) or the rank loop (the others); created on any one thread, then
+// one thread only.
+#ifndef PACELINE_WORKER_RUNNER_MODEL_SHARD_H_
+#define PACELINE_WORKER_RUNNER_MODEL_SHARD_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "kernels/attention/paged_attention.h"
+#include "kernels/cpu/aligned_buffer.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/gemm/activations.h"
+#include "model/config/model_config.h"
+#include "model/gguf/gguf_file.h"
+#include "worker/models/causal_lm.h"
+#include "worker/runner/rank_group.h"
+#include "worker/runner/step_plan.h"
+#include "worker/trace/step_trace.h"
+
+namespace paceline::worker {
+
+// Rows of logits computed at a time: a prompt whose every token is scored needs no more memory.
+constexpr int32_t kLogitsRows = 32;
+
+class ModelShard {
+ public:
+  struct Options {
+    kernels::ComputeType compute = kernels::ComputeType::kInt8;
+    int32_t num_threads = 1;
+    bool pin_threads = true;
+    int32_t max_batch_tokens = 0;
+    int32_t max_model_len = 0;   // tokens
+    int64_t kv_cache_bytes = 0;  // of the replica, all ranks together
+    StepTrace* trace = nullptr;  // may be null; else outlives the shard
+    RankGroup* group = nullptr;  // null: one rank; else outlives the shard
+    // Called while weights load.
+    std::function<void(int64_t loaded_bytes, int64_t total_bytes)> progress;
+  };
+
+  // Loads this rank's weights and reserves its KV cache. InvalidArgument names what is wrong with
+  // the file, or says that kv_cache_bytes is too small for one block; ResourceExhausted: no memory.
+  static absl::StatusOr<std::unique_ptr<ModelShard>> Create(const model::GgufFile& file,
+                                                            const model::ModelConfig& config,
+                                                            const Options& options);
+
+  // Bytes of one block (32 tokens) of the KV cache of a whole model with this configuration.
+  static int64_t KvBytesPerBlock(const model::ModelConfig& config, kernels::ComputeType compute);
+
+  // What precedes a step's forward passes.
+  absl::Status PrepareBlocks(const StepPlan& plan);
+  // Takes a micro-batch from the stage before, through this one's layers, to the stage after.
+  // `on_layer` is called between layers. Errors: a broken invariant, or the communicator's.
+  absl::Status Forward(const StepPlan& plan,
+                       const MicroBatch& batch,
+                       absl::FunctionRef<void()> on_layer);
+  // The last stage computes the logits of rows [first, first + count) of the micro-batch's logit
+  // rows, the leader gets them, others do nothing. Chunks in the same order everywhere, right after
+  // the micro-batch's Forward on the last stage. `count` is at most kLogitsRows.
+  absl::StatusOr<kernels::MutableMatrix> Logits(const StepPlan& plan,
+                                                const MicroBatch& batch,
+                                                int32_t first,
+                                                int32_t count);
+
+  kernels::ThreadPool& pool() { return *pool_; }
+  int32_t num_blocks() const { return kv_cache_.num_blocks; }
+  int32_t vocab_size() const { return model_->vocab_size(); }
+  int64_t weight_bytes() const { return model_->weight_bytes(); }
+  int64_t kv_cache_bytes() const { return static_cast<int64_t>(kv_memory_.size()); }
+  TraceTrack* track() const {
+    return options_.trace == nullptr ? nullptr : options_.trace->track(0);
+  }
+
+ private:
+  explicit ModelShard(const Options& options) : options_(options) {}
+
+  RankPlace place() const {
+    return options_.group == nullptr ? RankPlace{} : options_.group->place;
+  }
+  ForwardContext context();
+
+  const Options options_;
+  std::unique_ptr<kernels::ThreadPool> pool_;
+  std::unique_ptr<CausalLm> model_;
+  kernels::AlignedBuffer kv_memory_;
+  kernels::KvCacheView kv_cache_;
+  kernels::AttentionWorkspace attention_workspace_;
+  kernels::AlignedBuffer logits_;  // [kLogitsRows, vocab] f32
+};
+
+// The life of a rank that is not the leader: does what the leader's plans say until the leader ends
+// it (OK). Errors: a broken invariant, or the communicator's.
+absl::Status RunRank(RankGroup& group, ModelShard& shard);
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_RUNNER_MODEL_SHARD_H_

@@ -1,0 +1,80 @@
+#include "worker/runner/rank_group.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "proto/support/status_macros.h"
+#include "worker/comm/shm_communicator.h"
+
+namespace paceline::worker {
+namespace {
+
+constexpr int kLeader = 0;
+// A message comes in one piece when it fits: its length, then so many numbers.
+constexpr size_t kFirstPiece = 256;
+constexpr int32_t kEnd = -1;
+
+absl::Span<std::byte> Bytes(int32_t* data, size_t count) {
+  return {reinterpret_cast<std::byte*>(data), count * sizeof(int32_t)};
+}
+
+}  // namespace
+
+absl::StatusOr<LocalRanks> LocalRanks::Create(int32_t tensor_size,
+                                              int32_t num_stages,
+                                              int64_t step_bytes) {
+  LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages)};
+  const int32_t size = ranks.sizes.num_ranks();
+  if (size == 1) return ranks;
+  ShmGroup::Options options{.size = size};
+  while (options.channel_bytes < step_bytes) options.channel_bytes *= 2;
+  ASSIGN_OR_RETURN(ranks.all, ShmGroup::Create(options));
+  for (int32_t stage = 0; tensor_size > 1 && stage < num_stages; ++stage) {
+    ASSIGN_OR_RETURN(ranks.stages.emplace_back(), ShmGroup::Create({.size = tensor_size}));
+  }
+  return ranks;
+}
+
+absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& ranks, int32_t rank) {
+  auto group = std::make_unique<RankGroup>();
+  group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
+  if (ranks.all == nullptr) return group;
+  ASSIGN_OR_RETURN(group->all, JoinShmGroup(ranks.all, rank, {}));
+  if (ranks.stages.empty()) return group;
+  ASSIGN_OR_RETURN(group->tensor,
+                   JoinShmGroup(ranks.stages[group->place.stage], group->place.tensor_rank, {}));
+  return group;
+}
+
+absl::Status PlanSender::Send(RankGroup& group, const StepPlan& plan) {
+  encoder_.Encode(plan, message_);
+  int32_t piece[1 + kFirstPiece] = {static_cast<int32_t>(message_.size())};
+  const size_t first = std::min(message_.size(), kFirstPiece);
+  std::memcpy(piece + 1, message_.data(), first * sizeof(int32_t));
+  RETURN_IF_ERROR(group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader));
+  if (message_.size() == first) return absl::OkStatus();
+  return group.all->Broadcast(Bytes(message_.data() + first, message_.size() - first), kLeader);
+}
+
+absl::Status PlanSender::SendEnd(RankGroup& group) {
+  int32_t piece[1 + kFirstPiece] = {kEnd};
+  return group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader);
+}
+
+absl::StatusOr<bool> PlanReceiver::Receive(RankGroup& group, StepPlan& plan) {
+  int32_t piece[1 + kFirstPiece];
+  RETURN_IF_ERROR(group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader));
+  if (piece[0] == kEnd) return false;
+  message_.resize(piece[0]);
+  const size_t first = std::min(message_.size(), kFirstPiece);
+  std::memcpy(message_.data(), piece + 1, first * sizeof(int32_t));
+  if (message_.size() > first) {
+    RETURN_IF_ERROR(
+        group.all->Broadcast(Bytes(message_.data() + first, message_.size() - first), kLeader));
+  }
+  RETURN_IF_ERROR(decoder_.Decode(message_, plan));
+  return true;
+}
+
+}  // namespace paceline::worker

@@ -1,0 +1,74 @@
+// The ranks of a replica as one of them sees them: its place, everybody, and those it shares its
+// layers with. Owned by the rank's process; engine thread or rank loop only.
+#ifndef PACELINE_WORKER_RUNNER_RANK_GROUP_H_
+#define PACELINE_WORKER_RUNNER_RANK_GROUP_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/shm_group.h"
+#include "worker/models/partition.h"
+#include "worker/runner/step_plan.h"
+
+namespace paceline::worker {
+
+// Exit status of a process whose group lost a rank: to be started again, with the others.
+constexpr int kLostRankExit = 3;
+
+struct RankGroup {
+  RankPlace place;
+  std::unique_ptr<Communicator> all;     // null: one rank alone
+  std::unique_ptr<Communicator> tensor;  // of its stage, in tensor-rank order; null: one
+
+  bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
+  // Rank in `all`.
+  int RankOf(int32_t stage, int32_t tensor_rank) const {
+    return stage * place.tensor_size + tensor_rank;
+  }
+};
+
+// The shared memory of ranks on one host, made by the process that starts them.
+struct LocalRanks {
+  RankPlace sizes;                                // of the replica
+  std::shared_ptr<ShmGroup> all;                  // null: one rank
+  std::vector<std::shared_ptr<ShmGroup>> stages;  // [num_stages], or none: one rank a stage
+
+  // `step_bytes`: the hidden states of the largest step, [max_batch_tokens, hidden] f32. A channel
+  // holds them, so that no stage waits for the next one to take its results.
+  static absl::StatusOr<LocalRanks> Create(int32_t tensor_size,
+                                           int32_t num_stages,
+                                           int64_t step_bytes);
+};
+
+// Takes rank `rank`'s seats; returns when every rank has. Errors: JoinShmGroup's.
+absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& ranks, int32_t rank);
+
+// Tells the other ranks what the step is. Leader only. Errors: the communicator's.
+class PlanSender {
+ public:
+  absl::Status Send(RankGroup& group, const StepPlan& plan);
+  // Tells them that there will be no more.
+  absl::Status SendEnd(RankGroup& group);
+
+ private:
+  PlanEncoder encoder_;
+  std::vector<int32_t> message_;
+};
+
+// Waits for the leader's plans.
+class PlanReceiver {
+ public:
+  // False: the end. Waits without limit as long as the leader lives.
+  absl::StatusOr<bool> Receive(RankGroup& group, StepPlan& plan);
+
+ private:
+  PlanDecoder decoder_;
+  std::vector<int32_t> message_;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_RUNNER_RANK_GROUP_H_
