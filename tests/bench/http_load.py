@@ -11,7 +11,7 @@ it has its seconds. Printed with them: the cores that server and client used.
   .venv/bin/python tests/bench/http_load.py --build .cache/llama.cpp --json http_load.json
 
 Printed: output tokens per second; time to first token (of answers that began in the window: a user who still waits
-when it ends does not count, which favours the slower server); gaps between the events of one stream. Ratios are
+when it ends does not count, which favours the slower server; seconds that others took are in it); gaps between the events of one stream. Ratios are
 medians over rounds, with their range. llama-server is built natively from the source package of vs_llama_cpp.py and
 runs with -np 32, -t as many as there are cores, continuous batching, its own choice of flash attention, and neither
 the log nor the copying of prompts to RAM, which only cost it time here.
@@ -20,6 +20,7 @@ the log nor the copying of prompts to RAM, which only cost it time here.
 import argparse
 import asyncio
 import json
+import math
 import os
 import pathlib
 import random
@@ -164,7 +165,7 @@ async def load(server, prompts, args):
 
 
 def percentile(values, q):
-    return sorted(values)[min(len(values) - 1, int(q * len(values)))] if values else float("nan")
+    return sorted(values)[min(len(values) - 1, int(q * len(values)))] if values else math.nan
 
 
 def measure(server, prompts, args):
@@ -182,7 +183,7 @@ def measure(server, prompts, args):
     for stream in streams:
         times = [at for at, _ in stream.times]
         tokens += sum(n for at, n in stream.times if quiet_part(at, at + 1e-6) > 0.5)
-        if times and quiet_part(stream.sent, times[0]) > 0.9:
+        if times and quiet_part(times[0], times[0] + 1e-6) > 0.5:
             ttft.append(times[0] - stream.sent)
         gaps += [b - a for a, b in zip(times, times[1:]) if quiet_part(a, b) > 0.9]
     return {"output_tokens_per_s": tokens / seconds, "quiet_seconds": seconds,
@@ -311,6 +312,7 @@ def main():
     report(rounds, names, names[-1])
     if args.json:
         settings = {k: getattr(args, k) for k in ("users", "prompt_tokens", "output_tokens", "cores", "warm_up", "seconds")}
+        rounds = [{name: {k: None if math.isnan(v) else v for k, v in row.items()} for name, row in r.items()} for r in rounds]
         args.json.write_text(json.dumps({"settings": settings, "rounds": rounds}, indent=1) + "\n")
 
 

@@ -1,7 +1,8 @@
 // Speed of the CPU kernels on SmolLM2-135M's shapes with random weights: each kernel alone, then a
 // whole forward step made of them. Best of several repetitions; run it on an otherwise idle
 // machine.
-//   kernels_bench [threads]
+//   kernels_bench [threads] [pool | linears | attention | logits | parts | steps | bounds]
+// "bounds" holds each kernel of a step against what the machine can do, measured in between.
 #include <time.h>
 
 #include <algorithm>
@@ -25,6 +26,7 @@
 #include "kernels/norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/logits.h"
+#include "tests/bench/roofs.h"
 
 namespace paceline::kernels {
 namespace {
@@ -348,6 +350,119 @@ void BenchParts(ThreadPool& pool, Model& model) {
   }
 }
 
+// What one kind of kernel does in a whole step.
+struct Work {
+  double bytes = 0;       // read, and written to what is not in a register
+  bool streamed = false;  // weights: each byte once a step, so from memory
+  double int8_macs = 0;
+  double float_macs = 0;
+};
+
+std::map<std::string, Work> WorkOfStep(const Model& model, const Step& step, int64_t context) {
+  const auto m = static_cast<double>(step.rows);
+  const auto batch = static_cast<double>(step.last_rows.size());
+  const double each = m / batch;
+  constexpr double kInt8 =
+      1 + 8.0 / 32;  // bytes of an activation: a block has two floats beside it
+  std::map<std::string, Work> work;
+  const auto matmul = [&](const char* name, const PackedMatrix& w, double rows, double times) {
+    work[name] = {.bytes = times * static_cast<double>(w.bytes()),
+                  .streamed = true,
+                  .int8_macs = times * rows * static_cast<double>(w.n() * w.k())};
+  };
+  const Layer& layer = model.layers[0];
+  matmul("qkv", layer.qkv, m, kLayers);
+  matmul("o", layer.o, m, kLayers);
+  matmul("gate_up+silu", layer.gate_up, m, kLayers);
+  matmul("down", layer.down, m, kLayers);
+  matmul("head", model.head, batch, 1);
+  const double pairs = m * (static_cast<double>(context) + (each + 1) / 2);  // query and position
+  work["attention"] = {
+      .bytes = (static_cast<double>(context) + each) * batch * step.cache.layout.BytesPerToken(),
+      .streamed = true,
+      .float_macs = pairs * kHeads * kHeadDim * 2 * kLayers};
+  work["embed"] = {.bytes = m * kHidden * (34.0 / 32 + 4)};
+  work["norm"] = {.bytes = 2 * kLayers * m * kHidden * (4 + kInt8)};
+  work["quantize"] = {.bytes = kLayers * m * kHidden * (4 + kInt8)};
+  work["rope"] = {.bytes = kLayers * m * (kHeads + kKvHeads) * kHeadDim * 8};
+  work["write_kv"] = {.bytes = kLayers * m * 2 * kKvHeads * kHeadDim * (4 + 2)};
+  return work;
+}
+
+// Each kernel of a step as a share of its bound: the longer of reading its bytes and doing its
+// arithmetic, as the loops of roofs.h do here and now.
+void BenchBounds(ThreadPool& pool, Model& model) {
+  if (!CanMeasureRoofs()) {
+    std::printf("bounds: this machine has no AVX-512 VNNI\n");
+    return;
+  }
+  g_processor_time = false;  // it would cost a system call for each kernel
+  for (const auto& [batch, rows, context] : {std::array<int64_t, 3>{1, 1, 128},
+                                             {1, 1, 4095},
+                                             {16, 1, 128},
+                                             {32, 1, 128},
+                                             {1, 128, 0},
+                                             {1, 512, 0}}) {
+    Step step(pool, model, batch, rows, context);
+    const std::map<std::string, Work> work = WorkOfStep(model, step, context);
+    double streamed = 0;
+    for (const auto& [name, w] : work) streamed += w.streamed ? w.bytes : 0;
+    // Kernels and loops in turn, the least of each: the machine's pace changes from second to
+    // second.
+    std::map<std::string, double> least;
+    double read_all = 1e30, int8_mac = 1e30, float_mac = 1e30;
+    step.Everything();
+    for (int round = 0; round < 5; ++round) {
+      read_all = std::min(read_all, SecondsToRead(pool, static_cast<int64_t>(streamed)));
+      int8_mac = std::min(int8_mac, SecondsPerInt8Mac(pool));
+      float_mac = std::min(float_mac, SecondsPerFloatMac(pool));
+      const double start = Now();
+      for (int i = 0; i < 6 && (i == 0 || Now() - start < 0.3); ++i) {
+        std::map<std::string, double> parts;
+        step.parts = &parts;
+        step.Everything();
+        for (const auto& [name, t] : parts) {
+          least[name] = least.contains(name) ? std::min(least[name], t) : t;
+        }
+      }
+    }
+    std::printf(
+        "step B=%ld rows=%ld ctx=%ld: read %.1f GB/s, int8 %.0f GMAC/s, float %.0f GMAC/s\n",
+        batch,
+        rows,
+        context,
+        streamed / read_all / 1e9,
+        1e-9 / int8_mac,
+        1e-9 / float_mac);
+    double total = 0, bounds = 0;
+    for (const auto& [name, t] : least) {
+      const Work& w = work.at(name);
+      // What a layer leaves for the next is in a cache, at the size that one kernel works on.
+      const double calls = name == "embed" ? 1 : name == "norm" ? 2 * kLayers : kLayers;
+      const double reading =
+          w.streamed ? w.bytes / streamed * read_all
+                     : calls * SecondsToRead(pool, static_cast<int64_t>(w.bytes / calls));
+      const double arithmetic = w.int8_macs * int8_mac + w.float_macs * float_mac;
+      const double bound = std::max(reading, arithmetic);
+      total += t;
+      bounds += bound;
+      std::printf("  %-13s %9.1f us  bound %9.1f us (%s)  %5.1f %%\n",
+                  name.c_str(),
+                  t * 1e6,
+                  bound * 1e6,
+                  reading > arithmetic ? "read"
+                  : w.int8_macs > 0    ? "int8"
+                                       : "float",
+                  100 * bound / t);
+    }
+    std::printf("  %-13s %9.1f us  bound %9.1f us         %5.1f %%\n",
+                "all",
+                total * 1e6,
+                bounds * 1e6,
+                100 * bounds / total);
+  }
+}
+
 void BenchLogits() {
   std::vector<float> logits(kVocab);
   std::mt19937 random(1);
@@ -379,6 +494,7 @@ void BenchPool(ThreadPool& pool) {
 
 int main(int argc, char** argv) {
   using namespace paceline::kernels;  // NOLINT
+  setlinebuf(stdout);
   Check(SetActiveCpuIsaFromEnvironment());
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   g_processor_time = threads == 1;
@@ -393,4 +509,5 @@ int main(int argc, char** argv) {
   if (wanted("logits")) BenchLogits();
   if (wanted("parts")) BenchParts(pool, model);
   if (wanted("steps")) BenchSteps(pool, model);
+  if (wanted("bounds")) BenchBounds(pool, model);
 }
