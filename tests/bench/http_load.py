@@ -172,7 +172,7 @@ def measure(server, prompts, args):
     streams, usage = asyncio.run(load(server, prompts, args))
     quiet = [(a, b) for a, b in zip(usage, usage[1:]) if is_quiet(a, b, args)]
     if not quiet:
-        raise RuntimeError("the machine was never quiet")
+        return None
     seconds = sum(b.at - a.at for a, b in quiet)
 
     def quiet_part(begin, end):
@@ -280,7 +280,7 @@ def main():
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--requests", type=int, default=40, help="prompts per user, at most")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--warm-up", type=float, default=20, help="seconds")
+    parser.add_argument("--warm-up", type=float, default=60, help="seconds; llama-server takes most of a minute for the first prompts")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--patience", type=float, default=4)
     parser.add_argument("--others", type=float, default=0.1, help="cores that other work may take in a second that counts")
@@ -306,9 +306,15 @@ def main():
         for name in names if i % 2 == 0 else reversed(names):
             with makers[name]() as server:
                 result[name] = measure(server, prompts, args)
+            if result[name] is None:
+                print(f"round {i} {name}: the machine was never quiet; the round does not count", file=sys.stderr, flush=True)
+                break
             print(f"round {i} {name}: " + ", ".join(f"{t} {result[name][k]:.{d}f}" for k, t, d in ROWS),
                   file=sys.stderr, flush=True)
-        rounds.append(result)
+        else:
+            rounds.append(result)
+    if not rounds:
+        sys.exit("no round counts")
     report(rounds, names, names[-1])
     if args.json:
         settings = {k: getattr(args, k) for k in ("users", "prompt_tokens", "output_tokens", "cores", "warm_up", "seconds")}
