@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/dispatch.h"
 #include "tests/fakes/engine_harness.h"
 
 namespace paceline::worker {
@@ -86,6 +87,31 @@ TEST(EngineTest, ChunkBudgetsChangeNothing) {
 TEST(EngineTest, ThreadsChangeNothing) {
   EngineHarness engine({.num_threads = 3, .num_blocks = 256});
   ExpectGolden(engine);
+}
+
+// Applies PACELINE_CPU_ISA, so that all of these tests can be run with other kernels.
+class CpuIsaEnvironment : public testing::Environment {
+ public:
+  void SetUp() override {
+    const absl::Status status = kernels::SetActiveCpuIsaFromEnvironment();
+    if (absl::IsFailedPrecondition(status)) GTEST_SKIP() << status;  // not on this machine
+    ASSERT_TRUE(status.ok()) << status;
+  }
+};
+[[maybe_unused]] const auto* const kCpuIsaEnvironment =
+    testing::AddGlobalTestEnvironment(new CpuIsaEnvironment);
+
+TEST(EngineTest, InstructionSetsOfTheSameNumericsChangeNothing) {
+  const kernels::CpuIsa before = kernels::ActiveCpuIsa();
+  GetGolden();
+  for (const kernels::CpuIsa isa : kernels::kAllCpuIsas) {
+    if (kernels::CpuIsaNumerics(isa) != kernels::CpuIsaNumerics(before)) continue;
+    if (!kernels::SetActiveCpuIsa(isa).ok()) continue;  // not on this machine
+    SCOPED_TRACE(std::string(kernels::CpuIsaName(isa)));
+    EngineHarness engine({.num_blocks = 256, .max_num_batched_tokens = 64});
+    ExpectGolden(engine);
+  }
+  ASSERT_TRUE(kernels::SetActiveCpuIsa(before).ok());
 }
 
 TEST(EngineTest, PreemptionChangesNothing) {
