@@ -325,6 +325,10 @@ class TcpCommunicator final : public Communicator {
 
 }  // namespace
 
+std::unique_ptr<Communicator> MakeTcpCommunicator(TcpMesh mesh, int rank, int64_t spin_us) {
+  return std::make_unique<TcpCommunicator>(std::move(mesh), rank, spin_us);
+}
+
 absl::StatusOr<std::unique_ptr<Communicator>> JoinTcpGroup(const TcpOptions& options,
                                                            int rank,
                                                            Socket listener) {
@@ -333,7 +337,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> JoinTcpGroup(const TcpOptions& opt
     return absl::Status(mesh.status().code(),
                         absl::StrCat("rank ", rank, ": join: ", mesh.status().message()));
   }
-  return std::make_unique<TcpCommunicator>(*std::move(mesh), rank, options.spin_us);
+  return MakeTcpCommunicator(*std::move(mesh), rank, options.spin_us);
 }
 
 }  // namespace paceline::worker

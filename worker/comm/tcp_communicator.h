@@ -4,6 +4,7 @@
 #ifndef PACELINE_WORKER_COMM_TCP_COMMUNICATOR_H_
 #define PACELINE_WORKER_COMM_TCP_COMMUNICATOR_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -11,6 +12,9 @@
 #include "worker/comm/tcp_rendezvous.h"
 
 namespace paceline::worker {
+
+// REQUIRES: `mesh` is of rank `rank`.
+std::unique_ptr<Communicator> MakeTcpCommunicator(TcpMesh mesh, int rank, int64_t spin_us);
 
 // Joins as JoinTcpMesh does.
 absl::StatusOr<std::unique_ptr<Communicator>> JoinTcpGroup(const TcpOptions& options,

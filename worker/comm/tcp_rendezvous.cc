@@ -147,6 +147,7 @@ absl::StatusOr<TcpMesh> Lead(const TcpOptions& options, const Socket& listener, 
   const int64_t deadline_ns = DeadlineNs(options.join_timeout_ms);
   std::random_device random;
   const uint64_t incarnation = uint64_t{random()} << 32 | random();
+  mesh.incarnation = incarnation;
   std::vector<Place> places(options.size);
   const auto refusal = [&](const Hello& hello) -> absl::Status {
     if (hello.group != options.group) {
@@ -249,6 +250,7 @@ absl::StatusOr<TcpMesh> Follow(const TcpOptions& options, int rank, TcpMesh mesh
                         absl::StrCat("rank 0 at ", master, " does not answer: ", heard.message()));
   }
   hello.incarnation = answer.incarnation;
+  mesh.incarnation = answer.incarnation;
   mesh.control[0] = *std::move(leader);
   for (int peer = 0; peer < rank; ++peer) {
     places[peer].host[sizeof(Place::host) - 1] = '\0';

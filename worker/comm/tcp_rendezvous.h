@@ -26,6 +26,7 @@ struct TcpOptions {
 
 // The connections of one rank, by peer; none to itself.
 struct TcpMesh {
+  uint64_t incarnation = 0;  // drawn by rank 0, the same on all ranks
   std::vector<Socket> data;
   std::vector<Socket> control;
 };
