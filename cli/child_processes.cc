@@ -1,6 +1,7 @@
 #include "cli/child_processes.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -41,19 +42,11 @@ std::string Describe(int wait_status) {
   return absl::StrCat("status ", WEXITSTATUS(wait_status));
 }
 
-}  // namespace
-
-ChildProcesses::~ChildProcesses() { Stop(0); }
-
-absl::Status ChildProcesses::Start(std::vector<std::string> arguments) {
-  children_.push_back({.arguments = std::move(arguments)});
-  return Spawn(children_.back());
-}
-
-absl::Status ChildProcesses::Spawn(Child& child) {
+// Starts this binary with `arguments`; -1 and errno when the system refuses.
+pid_t StartProcess(std::vector<std::string>& arguments, const std::vector<int>& inherited_fds) {
   std::string program = "/proc/self/exe";
   std::vector<char*> argv = {const_cast<char*>("paceline")};
-  for (std::string& argument : child.arguments) argv.push_back(argument.data());
+  for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
 
   // What configures the parent must not configure the child a second time: its arguments say it
@@ -68,40 +61,90 @@ absl::Status ChildProcesses::Spawn(Child& child) {
   environment.push_back(nullptr);
 
   const pid_t pid = fork();
-  if (pid < 0) {
-    return absl::InternalError(absl::StrCat("fork failed: ", std::strerror(errno)));
-  }
-  if (pid == 0) {
-    // Only async-signal-safe calls from here: other threads may hold locks.
-    sigset_t none;
-    sigemptyset(&none);
-    pthread_sigmask(SIG_SETMASK, &none, nullptr);
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    setpgid(0, 0);  // Ctrl-C reaches the supervisor only, which ends its children in order
-    execve(program.c_str(), argv.data(), environment.data());
-    _exit(127);
-  }
-  child.pid = pid;
+  if (pid != 0) return pid;
+  // Only async-signal-safe calls from here: other threads may hold locks.
+  sigset_t none;
+  sigemptyset(&none);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  setpgid(0, 0);  // Ctrl-C reaches the supervisor only, which ends its children in order
+  for (const int fd : inherited_fds) fcntl(fd, F_SETFD, 0);
+  execve(program.c_str(), argv.data(), environment.data());
+  _exit(127);
+}
+
+}  // namespace
+
+ChildProcesses::~ChildProcesses() { Stop(0); }
+
+absl::Status ChildProcesses::Start(std::vector<std::string> arguments) {
+  return Start([arguments = std::move(arguments)]() -> absl::StatusOr<Launch> {
+    return Launch{.commands = {arguments}};
+  });
+}
+
+absl::Status ChildProcesses::Start(std::function<absl::StatusOr<Launch>()> launch) {
+  children_.push_back({.launch = std::move(launch)});
+  return Spawn(children_.back());
+}
+
+absl::Status ChildProcesses::Spawn(Child& child) {
+  absl::StatusOr<Launch> launch = child.launch();
+  if (!launch.ok()) return launch.status();
+  child.resources = launch->resources;
   child.started_ms = SteadyClock::Get().NowMs();
+  for (std::vector<std::string>& arguments : launch->commands) {
+    const pid_t pid = StartProcess(arguments, launch->inherited_fds);
+    if (pid < 0) {
+      return absl::InternalError(absl::StrCat("fork failed: ", std::strerror(errno)));
+    }
+    child.pids.push_back(pid);
+  }
   return absl::OkStatus();
 }
 
 absl::Status ChildProcesses::Tend(int64_t now_ms) {
   for (Child& child : children_) {
-    if (child.pid > 0) {
-      int wait_status = 0;
-      if (waitpid(child.pid, &wait_status, WNOHANG) != child.pid) continue;
-      if (absl::Status status = OnExit(child, wait_status, now_ms); !status.ok()) return status;
-    } else if (now_ms >= child.restart_at_ms) {
+    if (child.pids.empty()) {
+      if (now_ms < child.restart_at_ms) continue;
       spdlog::info("restarting a worker");
       if (absl::Status status = Spawn(child); !status.ok()) return status;
+      continue;
+    }
+    for (size_t i = 0; i < child.pids.size(); ++i) {
+      int wait_status = 0;
+      if (waitpid(child.pids[i], &wait_status, WNOHANG) != child.pids[i]) continue;
+      const pid_t pid = child.pids[i];
+      wait_status = Reap(child, i, wait_status);
+      if (absl::Status status = OnExit(child, pid, wait_status, now_ms); !status.ok()) {
+        return status;
+      }
+      break;
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status ChildProcesses::OnExit(Child& child, int wait_status, int64_t now_ms) {
-  const pid_t pid = std::exchange(child.pid, -1);
+int ChildProcesses::Reap(Child& child, size_t ended, int wait_status) {
+  const bool has_others = child.pids.size() > 1;
+  if (has_others) {
+    spdlog::warn("rank {} ended with {}; ending the others", ended, Describe(wait_status));
+  }
+  for (size_t i = 0; i < child.pids.size(); ++i) {
+    if (i != ended) kill(child.pids[i], SIGKILL);
+  }
+  for (size_t i = 0; i < child.pids.size(); ++i) {
+    int status = 0;
+    if (i == ended || waitpid(child.pids[i], &status, 0) != child.pids[i]) continue;
+    // A refused configuration is what the user needs to hear of.
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 2) wait_status = status;
+  }
+  child.pids.clear();
+  child.resources = nullptr;
+  return wait_status;
+}
+
+absl::Status ChildProcesses::OnExit(Child& child, pid_t pid, int wait_status, int64_t now_ms) {
   const int64_t ran_ms = now_ms - child.started_ms;
   if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 2 && child.deaths_ms.empty()) {
     return absl::InvalidArgumentError("a worker refused its configuration (see above)");
@@ -126,17 +169,16 @@ absl::Status ChildProcesses::OnExit(Child& child, int wait_status, int64_t now_m
 void ChildProcesses::Stop(int64_t grace_ms) {
   const int64_t end = SteadyClock::Get().NowMs() + grace_ms;
   for (const Child& child : children_) {
-    if (child.pid > 0) kill(child.pid, grace_ms > 0 ? SIGTERM : SIGKILL);
+    for (const pid_t pid : child.pids) kill(pid, grace_ms > 0 ? SIGTERM : SIGKILL);
   }
   for (Child& child : children_) {
-    while (child.pid > 0) {
-      if (waitpid(child.pid, nullptr, WNOHANG) != 0) {
-        child.pid = -1;
-        break;
+    for (const pid_t pid : child.pids) {
+      while (waitpid(pid, nullptr, WNOHANG) == 0) {
+        if (SteadyClock::Get().NowMs() >= end) kill(pid, SIGKILL);
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
       }
-      if (SteadyClock::Get().NowMs() >= end) kill(child.pid, SIGKILL);
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
+    child.pids.clear();
   }
 }
 

@@ -1,25 +1,37 @@
-// The worker processes of `paceline serve`: started from this very binary, restarted with back-off
-// when they die, ended with it. Owned by the serve command; its main thread only.
+// The worker processes of `paceline serve`, and the ranks of one worker: started from this very
+// binary, restarted with back-off when they die, ended with it. Owned by the command; its main
+// thread only.
 #ifndef PACELINE_CLI_CHILD_PROCESSES_H_
 #define PACELINE_CLI_CHILD_PROCESSES_H_
 
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace paceline::cli {
+
+// Processes that live and die together: when one ends, so do the others.
+struct Launch {
+  std::vector<std::vector<std::string>> commands;  // arguments after the program's name
+  std::vector<int> inherited_fds;                  // theirs too, under the same numbers
+  std::shared_ptr<void> resources;                 // kept while they run
+};
 
 class ChildProcesses {
  public:
   // Ends what still runs, at once.
   ~ChildProcesses();
 
-  // Starts a child with these arguments (after the program's name). Internal: the system refuses.
+  // Starts one child with these arguments (after the program's name), or what `launch` says at each
+  // start. Internal: the system refuses; else launch's errors.
   absl::Status Start(std::vector<std::string> arguments);
+  absl::Status Start(std::function<absl::StatusOr<Launch>()> launch);
 
   // Call on SIGCHLD and now and then: takes leave of children that ended and starts those again
   // whose back-off (1, 2, 4 … 60 s; forgotten after a minute of running) is over.
@@ -32,8 +44,9 @@ class ChildProcesses {
 
  private:
   struct Child {
-    std::vector<std::string> arguments;
-    pid_t pid = -1;  // -1: not running
+    std::function<absl::StatusOr<Launch>()> launch;
+    std::shared_ptr<void> resources;
+    std::vector<pid_t> pids;  // none: not running; -1: that one has ended
     int64_t started_ms = 0;
     int64_t restart_at_ms = 0;
     int64_t backoff_ms = 1000;
@@ -41,7 +54,10 @@ class ChildProcesses {
   };
 
   absl::Status Spawn(Child& child);
-  absl::Status OnExit(Child& child, int wait_status, int64_t now_ms);
+  // Ends and reaps all processes of a child of which one has ended. Its status: that of the first
+  // process that has something to say, not just that another was lost.
+  int Reap(Child& child, size_t ended, int wait_status);
+  absl::Status OnExit(Child& child, pid_t pid, int wait_status, int64_t now_ms);
 
   std::vector<Child> children_;
 };

@@ -79,12 +79,6 @@ absl::Status CheckModelPath(const std::string& path) {
 
 absl::Status CheckEngineOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(CheckModelPath(options.model));
-  if (options.tensor_parallel_size != 1) {
-    return absl::InvalidArgumentError("--tensor-parallel-size: only 1 is supported yet");
-  }
-  if (options.pipeline_parallel_size != 1) {
-    return absl::InvalidArgumentError("--pipeline-parallel-size: only 1 is supported yet");
-  }
   if (options.max_num_batched_tokens < options.max_num_seqs) {
     return absl::InvalidArgumentError(absl::StrCat("--max-num-batched-tokens: ",
                                                    options.max_num_batched_tokens,
@@ -94,11 +88,24 @@ absl::Status CheckEngineOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
+int32_t ThreadsPerRank(const EngineOptions& options) {
+  if (options.threads > 0) return options.threads;
+  return worker::ThreadsPerReplica(
+      worker::UsableCpus(),
+      options.replicas_on_host * options.tensor_parallel_size * options.pipeline_parallel_size);
+}
+
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptions& options,
                                                                const Settings& settings) {
   RETURN_IF_ERROR(CheckEngineOptions(options));
   RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
   auto loaded = std::unique_ptr<LoadedModel>(new LoadedModel());
+  const int32_t num_ranks = options.tensor_parallel_size * options.pipeline_parallel_size;
+  if (num_ranks > 1 && settings.group == nullptr) {
+    return absl::InvalidArgumentError(
+        "--tensor-parallel-size, --pipeline-parallel-size: only serve and worker have several "
+        "ranks");
+  }
 
   absl::StatusOr<std::unique_ptr<model::GgufFile>> opened = model::GgufFile::Open(options.model);
   if (!opened.ok()) return InFile(options.model, opened.status());
@@ -129,9 +136,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                                    " is over the model's context of ",
                                                    config->max_context));
   }
-  loaded->num_threads_ = options.threads > 0 ? options.threads
-                                             : worker::ThreadsPerReplica(worker::UsableCpus(),
-                                                                         options.replicas_on_host);
+  loaded->num_threads_ = ThreadsPerRank(options);
 
   const std::string name = options.served_model_name.empty() ? ModelNameFromPath(options.model)
                                                              : options.served_model_name;
@@ -173,30 +178,32 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   }
 
   const std::vector<int32_t> eos_ids = EndOfGenerationIds(**tokenizer);
-  absl::StatusOr<std::unique_ptr<worker::ModelRunner>> runner =
-      worker::ModelRunner::Create(file,
-                                  *config,
-                                  {.shard = {.compute = compute,
-                                             .num_threads = loaded->num_threads_,
-                                             .pin_threads = options.replicas_on_host == 1,
-                                             .max_batch_tokens = options.max_num_batched_tokens,
-                                             .max_model_len = max_model_len,
-                                             .kv_cache_bytes = kv_bytes,
-                                             .trace = loaded->trace_.get(),
-                                             .progress = settings.progress},
-                                   .eos_token_ids = eos_ids});
+  absl::StatusOr<std::unique_ptr<worker::ModelRunner>> runner = worker::ModelRunner::Create(
+      file,
+      *config,
+      {.shard = {.compute = compute,
+                 .num_threads = loaded->num_threads_,
+                 .pin_threads = options.replicas_on_host * num_ranks == 1,
+                 .max_batch_tokens = options.max_num_batched_tokens,
+                 .max_model_len = max_model_len,
+                 .kv_cache_bytes = kv_bytes,
+                 .trace = loaded->trace_.get(),
+                 .group = settings.group,
+                 .progress = settings.progress},
+       .eos_token_ids = eos_ids});
   if (!runner.ok()) return InFile(options.model, runner.status());
 
   const std::string digest = file.Digest();
   const int32_t num_blocks = (*runner)->num_blocks();
   loaded->description_ = absl::StrFormat(
-      "model %s (%s, %s, %.1f M parameters), context %d tokens, %d thread(s), %s kernels, "
+      "model %s (%s, %s, %.1f M parameters), context %d tokens, %s%d thread(s), %s kernels, "
       "weights %.0f MiB, KV cache %.0f MiB = %d blocks of 32 tokens (%s), %s",
       name,
       config->architecture,
       config->quantization,
       CountParameters(file) / 1e6,
       max_model_len,
+      num_ranks == 1 ? "" : absl::StrCat(num_ranks, " ranks of "),
       loaded->num_threads_,
       kernels::CpuIsaName(kernels::ActiveCpuIsa()),
       (*runner)->weight_bytes() / 1048576.0,
@@ -218,8 +225,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   hello.set_max_model_len(max_model_len);
   hello.set_max_num_seqs(options.max_num_seqs);
   hello.set_vocab_size(config->vocab_size);
-  hello.set_tensor_parallel_size(1);
-  hello.set_pipeline_parallel_size(1);
+  hello.set_tensor_parallel_size(options.tensor_parallel_size);
+  hello.set_pipeline_parallel_size(options.pipeline_parallel_size);
   hello.set_architecture(config->architecture);
   hello.set_quantization(config->quantization);
   hello.set_num_parameters(CountParameters(file));

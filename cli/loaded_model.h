@@ -26,6 +26,7 @@ class LoadedModel {
     bool vllm_metrics = true;
     // Called while weights load.
     std::function<void(int64_t loaded_bytes, int64_t total_bytes)> progress;
+    worker::RankGroup* group = nullptr;  // the leader's, when there are several ranks
   };
 
   // Opens the file, sizes the KV cache, loads the weights, starts the engine. Errors name the file
@@ -58,11 +59,13 @@ class LoadedModel {
 // "models/SmolLM2-135M.Q4_1.gguf" → "SmolLM2-135M.Q4_1".
 std::string ModelNameFromPath(const std::string& path);
 
+// As --threads says, or this rank's share of the cores.
+int32_t ThreadsPerRank(const EngineOptions& options);
+
 // Refuses no path, hf:// and directories. InvalidArgument.
 absl::Status CheckModelPath(const std::string& path);
 
-// The same, and what this build cannot do (parallel sizes over 1), with the option's name.
-// InvalidArgument.
+// The same, and options that contradict each other. InvalidArgument.
 absl::Status CheckEngineOptions(const EngineOptions& options);
 
 }  // namespace paceline::cli

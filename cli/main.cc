@@ -105,6 +105,8 @@ int Main(int argc, char** argv) {
                    "Workers that share this machine's memory and cores")
       ->check(CLI::Range(1, 64));
   worker_command->add_flag("--die-with-parent", worker.die_with_parent)->group("");
+  worker_command->add_option("--rank", worker.rank)->group("");
+  worker_command->add_option("--rank-fds", worker.rank_fds)->delimiter(',')->group("");
   AddWorkerOptions(*worker_command, worker);
   AddLogOptions(*worker_command, log);
   AddConfigOption(*worker_command, config);

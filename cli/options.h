@@ -43,7 +43,10 @@ struct WorkerOptions {
   int32_t operator_port = -1;  // metrics and health; -1: none
   int32_t lease_ms = 2000;
   bool vllm_metrics = true;
-  bool die_with_parent = false;  // set by serve
+  bool die_with_parent = false;  // set by whoever starts it
+  // Set for the ranks of a worker that has several: which one, and the memory that they share.
+  int32_t rank = -1;
+  std::vector<int> rank_fds;
 };
 
 struct RouterOptions {

@@ -17,6 +17,7 @@
 #include "cli/router_core.h"
 #include "cli/router_servers.h"
 #include "cli/shutdown.h"
+#include "cli/worker_arguments.h"
 #include "proto/support/clock.h"
 #include "proto/support/log.h"
 #include "proto/support/status_macros.h"
@@ -34,50 +35,6 @@ std::string StepTracePath(const ServeOptions& options, int replica) {
   const std::string name =
       absl::StrCat(path.stem().string(), ".", replica, path.extension().string());
   return path.parent_path() / name;
-}
-
-std::vector<std::string> WorkerArguments(const ServeOptions& options,
-                                         const LogOptions& log,
-                                         int replica,
-                                         int port) {
-  const EngineOptions& engine = options.worker.engine;
-  std::vector<std::string> arguments = {
-      "worker",
-      "--model",
-      engine.model,
-      "--port",
-      absl::StrCat(port),
-      "--die-with-parent",
-      "--replicas-on-host",
-      absl::StrCat(options.replicas),
-      "--log-level",
-      log.level == "info" ? "warn" : log.level,
-      "--log-format",
-      log.format,
-      "--compute-dtype",
-      engine.compute_dtype,
-      "--max-num-seqs",
-      absl::StrCat(engine.max_num_seqs),
-      "--max-num-batched-tokens",
-      absl::StrCat(engine.max_num_batched_tokens),
-      "--tensor-parallel-size",
-      absl::StrCat(engine.tensor_parallel_size),
-      "--pipeline-parallel-size",
-      absl::StrCat(engine.pipeline_parallel_size),
-      "--lease-ms",
-      absl::StrCat(options.worker.lease_ms),
-      engine.enable_prefix_caching ? "--enable-prefix-caching" : "--no-enable-prefix-caching",
-      options.worker.vllm_metrics ? "--vllm-metrics" : "--no-vllm-metrics"};
-  const auto add = [&arguments](const char* name, std::string value) {
-    arguments.push_back(name);
-    arguments.push_back(std::move(value));
-  };
-  if (!engine.served_model_name.empty()) add("--served-model-name", engine.served_model_name);
-  if (engine.threads > 0) add("--threads", absl::StrCat(engine.threads));
-  if (!engine.kv_cache_memory.empty()) add("--kv-cache-memory", engine.kv_cache_memory);
-  if (engine.max_model_len > 0) add("--max-model-len", absl::StrCat(engine.max_model_len));
-  if (!engine.step_trace.empty()) add("--step-trace", StepTracePath(options, replica));
-  return arguments;
 }
 
 int CountReady(router::Dispatcher& service) {
@@ -120,7 +77,15 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
   for (int i = 0; i < options.replicas; ++i) {
     port = FindFreePort(port + 1);
     router.workers.push_back(absl::StrCat("127.0.0.1:", port));
-    RETURN_IF_ERROR(workers.Start(WorkerArguments(options, log, i, port)));
+    WorkerOptions worker = options.worker;
+    worker.host = "127.0.0.1";
+    worker.port = port;
+    worker.die_with_parent = true;
+    worker.engine.replicas_on_host = options.replicas;
+    if (!worker.engine.step_trace.empty()) worker.engine.step_trace = StepTracePath(options, i);
+    // Several workers share the terminal: serve reports for them.
+    const LogOptions quiet{.level = log.level == "info" ? "warn" : log.level, .format = log.format};
+    RETURN_IF_ERROR(workers.Start(WorkerArguments(worker, quiet)));
   }
   ASSIGN_OR_RETURN(auto core, StartRouterCore(router, router::GrpcWorkerLinkFactory()));
   ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core));

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
 #include "cli/progress.h"
+#include "cli/ranks.h"
 #include "cli/shutdown.h"
 #include "proto/support/clock.h"
 #include "proto/support/log.h"
@@ -58,11 +59,19 @@ class WorkerStatusHandler final : public router::HttpHandler {
 };
 
 absl::Status Run(const WorkerOptions& options) {
+  std::unique_ptr<worker::RankGroup> group;
+  if (options.rank >= 0) {
+    auto joined = JoinRanks(options);
+    if (!joined.ok()) return joined.status();
+    group = *std::move(joined);
+  }
   std::unique_ptr<LoadedModel> model;
   {
     ProgressBar bar(absl::StrCat("loading ", ModelNameFromPath(options.engine.model)));
-    LoadedModel::Settings settings{
-        .lease_ms = options.lease_ms, .vllm_metrics = options.vllm_metrics, .progress = nullptr};
+    LoadedModel::Settings settings{.lease_ms = options.lease_ms,
+                                   .vllm_metrics = options.vllm_metrics,
+                                   .progress = nullptr,
+                                   .group = group.get()};
     // Several workers share the terminal under `serve`, which reports for them.
     if (!options.die_with_parent) {
       settings.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
@@ -108,7 +117,22 @@ absl::Status Run(const WorkerOptions& options) {
 int RunWorker(const WorkerOptions& options, const LogOptions& log) {
   InitLog("worker", log.level, log.format == "json" ? LogFormat::kJson : LogFormat::kText);
   if (options.die_with_parent) DieWithParent();
-  const absl::Status status = Run(options);
+  const EngineOptions& engine = options.engine;
+  const bool has_ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size > 1;
+  absl::Status status;
+  if (has_ranks && options.rank < 0) {
+    status = SuperviseRanks(options, log);
+  } else if (options.rank > 0) {
+    status = RunOtherRank(options);
+    const absl::StatusCode code = status.code();
+    if (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kAborted ||
+        code == absl::StatusCode::kDeadlineExceeded) {
+      spdlog::error("{}", std::string(status.message()));
+      return worker::kLostRankExit;
+    }
+  } else {
+    status = Run(options);
+  }
   return status.ok() ? 0 : Fail(status);
 }
 

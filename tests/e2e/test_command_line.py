@@ -79,7 +79,7 @@ class TestUsage:
         (["serve", MODEL, "--compute-dtype", "float8"], ["--compute-dtype"]),
         (["serve", MODEL, "--log-level", "loud"], ["--log-level"]),
         (["serve", MODEL, "--balance", "luck"], ["--balance"]),
-        (["serve", MODEL, "-tp", "2"], ["--tensor-parallel-size"]),
+        (["serve", MODEL, "-tp", "10"], ["--tensor-parallel-size", "heads"]),
         (["generate", MODEL, "-p", "x", "-tp", "3"], ["--tensor-parallel-size"]),
         (["generate", MODEL, "-p", "x", "-pp", "2"], ["--pipeline-parallel-size"]),
         (["bench", MODEL, "-tp", "2"], ["--tensor-parallel-size"]),

@@ -92,9 +92,7 @@ EngineHarness::EngineHarness(const Options& options)
       ModelShard::Options shard_options = ShardOptions(options);
       shard_options.trace = nullptr;
       shard_options.group = group->get();
-      const auto shard = ModelShard::Create(*file_, config_, shard_options);
-      PACELINE_CHECK(shard.ok(), std::string(shard.status().message()));
-      const absl::Status status = RunRank(**group, **shard);
+      const absl::Status status = RunRank(*file_, config_, shard_options);
       PACELINE_CHECK(status.ok(), std::string(status.message()));
     });
   }

@@ -22,6 +22,10 @@ absl::Span<std::byte> Bytes(const kernels::MutableMatrix& x) {
           static_cast<size_t>(x.rows * x.cols) * sizeof(float)};
 }
 
+absl::Span<std::byte> BytesOf(ShardSetup& setup) {
+  return {reinterpret_cast<std::byte*>(&setup), sizeof(setup)};
+}
+
 }  // namespace
 
 int64_t ModelShard::KvBytesPerBlock(const model::ModelConfig& config,
@@ -37,6 +41,11 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
                                                                const model::ModelConfig& config,
                                                                const Options& options) {
   auto shard = std::unique_ptr<ModelShard>(new ModelShard(options));
+  RankGroup* const group = options.group;
+  if (group != nullptr && group->all != nullptr && group->is_leader()) {
+    ShardSetup setup = {options.kv_cache_bytes, options.max_batch_tokens, options.max_model_len};
+    RETURN_IF_ERROR(group->all->Broadcast(BytesOf(setup), /*root=*/0));
+  }
   shard->pool_ = std::make_unique<kernels::ThreadPool>(options.num_threads, options.pin_threads);
   WeightLoader loader(file, *shard->pool_, options.progress);
   ASSIGN_OR_RETURN(shard->model_,
@@ -72,6 +81,7 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
   ASSIGN_OR_RETURN(shard->logits_,
                    kernels::AlignedBuffer::Allocate(int64_t{kLogitsRows} *
                                                     shard->model_->vocab_size() * sizeof(float)));
+  if (group != nullptr) RETURN_IF_ERROR(group->AwaitAll());
   return shard;
 }
 
@@ -147,22 +157,42 @@ absl::StatusOr<kernels::MutableMatrix> ModelShard::Logits(const StepPlan& plan,
   return logits;
 }
 
-absl::Status RunRank(RankGroup& group, ModelShard& shard) {
+namespace {
+
+absl::Status RunStep(const StepPlan& plan, ModelShard& shard) {
+  const int64_t rows = static_cast<int64_t>(plan.token_ids.size());
+  const TraceSpan step(shard.track(), "step", {{"rows", rows}});
+  RETURN_IF_ERROR(shard.PrepareBlocks(plan));
+  for (const MicroBatch& batch : plan.micro_batches) {
+    RETURN_IF_ERROR(shard.Forward(plan, batch, [] {}));
+    for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
+      const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
+      RETURN_IF_ERROR(shard.Logits(plan, batch, first, count).status());
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunRank(const model::GgufFile& file,
+                     const model::ModelConfig& config,
+                     ModelShard::Options options) {
+  RankGroup& group = *options.group;
+  ShardSetup setup;
+  RETURN_IF_ERROR(group.all->Broadcast(BytesOf(setup), /*root=*/0));
+  options.kv_cache_bytes = setup.kv_cache_bytes;
+  options.max_batch_tokens = setup.max_batch_tokens;
+  options.max_model_len = setup.max_model_len;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelShard> shard,
+                   ModelShard::Create(file, config, options));
   PlanReceiver receiver;
   StepPlan plan;
   for (;;) {
     ASSIGN_OR_RETURN(const bool more, receiver.Receive(group, plan));
     if (!more) return absl::OkStatus();
-    const TraceSpan step(
-        shard.track(), "step", {{"rows", static_cast<int64_t>(plan.token_ids.size())}});
-    RETURN_IF_ERROR(shard.PrepareBlocks(plan));
-    for (const MicroBatch& batch : plan.micro_batches) {
-      RETURN_IF_ERROR(shard.Forward(plan, batch, [] {}));
-      for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
-        const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
-        RETURN_IF_ERROR(shard.Logits(plan, batch, first, count).status());
-      }
-    }
+    RETURN_IF_ERROR(RunStep(plan, *shard));
+    if (options.trace != nullptr) options.trace->EndStep(/*keep=*/true);
   }
 }
 

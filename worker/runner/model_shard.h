@@ -41,7 +41,8 @@ class ModelShard {
     std::function<void(int64_t loaded_bytes, int64_t total_bytes)> progress;
   };
 
-  // Loads this rank's weights and reserves its KV cache. InvalidArgument names what is wrong with
+  // Loads this rank's weights and reserves its KV cache, and waits until every rank has; the leader
+  // first tells the others what it decided. InvalidArgument names what is wrong with
   // the file, or says that kv_cache_bytes is too small for one block; ResourceExhausted: no memory.
   static absl::StatusOr<std::unique_ptr<ModelShard>> Create(const model::GgufFile& file,
                                                             const model::ModelConfig& config,
@@ -91,9 +92,19 @@ class ModelShard {
   kernels::AlignedBuffer logits_;  // [kLogitsRows, vocab] f32
 };
 
-// The life of a rank that is not the leader: does what the leader's plans say until the leader ends
-// it (OK). Errors: a broken invariant, or the communicator's.
-absl::Status RunRank(RankGroup& group, ModelShard& shard);
+// What the leader decides for all ranks.
+struct ShardSetup {
+  int64_t kv_cache_bytes = 0;
+  int32_t max_batch_tokens = 0;
+  int32_t max_model_len = 0;
+};
+
+// The life of a rank that is not the leader: loads its part as the leader's setup says, then does
+// what its plans say until the leader ends it (OK). `options.group` is this rank's. Errors:
+// Create's, a broken invariant, or the communicator's.
+absl::Status RunRank(const model::GgufFile& file,
+                     const model::ModelConfig& config,
+                     ModelShard::Options options);
 
 }  // namespace paceline::worker
 

@@ -36,6 +36,35 @@ absl::StatusOr<LocalRanks> LocalRanks::Create(int32_t tensor_size,
   return ranks;
 }
 
+absl::StatusOr<LocalRanks> LocalRanks::Open(int32_t tensor_size,
+                                            int32_t num_stages,
+                                            const std::vector<int>& fds) {
+  LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages)};
+  if (fds.size() != 1 + (tensor_size > 1 ? static_cast<size_t>(num_stages) : 0)) {
+    return absl::InvalidArgumentError("rank: started with other descriptors than its sizes need");
+  }
+  ASSIGN_OR_RETURN(ranks.all, ShmGroup::Open(fds[0]));
+  for (size_t i = 1; i < fds.size(); ++i) {
+    ASSIGN_OR_RETURN(ranks.stages.emplace_back(), ShmGroup::Open(fds[i]));
+  }
+  return ranks;
+}
+
+std::vector<int> LocalRanks::fds() const {
+  std::vector<int> fds;
+  if (all != nullptr) fds.push_back(all->fd());
+  for (const std::shared_ptr<ShmGroup>& stage : stages) fds.push_back(stage->fd());
+  return fds;
+}
+
+absl::Status RankGroup::AwaitAll() {
+  if (all == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(all->Barrier());
+  all->set_timeout_ms(kStageTimeoutMs);
+  if (tensor != nullptr) tensor->set_timeout_ms(kLayerTimeoutMs);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& ranks, int32_t rank) {
   auto group = std::make_unique<RankGroup>();
   group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
@@ -64,7 +93,9 @@ absl::Status PlanSender::SendEnd(RankGroup& group) {
 
 absl::StatusOr<bool> PlanReceiver::Receive(RankGroup& group, StepPlan& plan) {
   int32_t piece[1 + kFirstPiece];
+  group.all->set_timeout_ms(kNoTimeout);
   RETURN_IF_ERROR(group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader));
+  group.all->set_timeout_ms(kStageTimeoutMs);
   if (piece[0] == kEnd) return false;
   message_.resize(piece[0]);
   const size_t first = std::min(message_.size(), kFirstPiece);

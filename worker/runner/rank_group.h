@@ -15,6 +15,11 @@
 
 namespace paceline::worker {
 
+// How long a rank waits for another in the midst of a step: within a layer, and for what a whole
+// pipeline stage takes.
+constexpr int64_t kLayerTimeoutMs = 5'000;
+constexpr int64_t kStageTimeoutMs = 60'000;
+
 // Exit status of a process whose group lost a rank: to be started again, with the others.
 constexpr int kLostRankExit = 3;
 
@@ -24,6 +29,8 @@ struct RankGroup {
   std::unique_ptr<Communicator> tensor;  // of its stage, in tensor-rank order; null: one
 
   bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
+  // Returns when every rank has called it, without limit; from then on operations have one.
+  absl::Status AwaitAll();
   // Rank in `all`.
   int RankOf(int32_t stage, int32_t tensor_rank) const {
     return stage * place.tensor_size + tensor_rank;
@@ -41,6 +48,11 @@ struct LocalRanks {
   static absl::StatusOr<LocalRanks> Create(int32_t tensor_size,
                                            int32_t num_stages,
                                            int64_t step_bytes);
+  // The same memory in another process, which has inherited these descriptors. Takes them over.
+  static absl::StatusOr<LocalRanks> Open(int32_t tensor_size,
+                                         int32_t num_stages,
+                                         const std::vector<int>& fds);
+  std::vector<int> fds() const;
 };
 
 // Takes rank `rank`'s seats; returns when every rank has. Errors: JoinShmGroup's.

@@ -89,9 +89,6 @@ absl::Status AttachSession::OnMessage(const v1::RouterMessage& message) {
     if (message.hello().protocol() != kAttachProtocol) {
       return absl::FailedPreconditionError("this worker speaks protocol 1 only");
     }
-    v1::WorkerMessage hello;
-    *hello.mutable_hello() = identity_.hello;
-    callbacks_.send(std::move(hello));
     session_.store(engine_.Attach(shared_from_this()));
     return absl::OkStatus();
   }
@@ -164,6 +161,12 @@ void AttachSession::OnFrame(Frame frame) {
   if (lease_ns > 0 && clock_.NowNs() - last_message_ns_.load() > lease_ns) {
     callbacks_.expired();
     return;
+  }
+  if (!greeted_) {
+    greeted_ = true;
+    v1::WorkerMessage hello;
+    *hello.mutable_hello() = identity_.hello;
+    callbacks_.send(std::move(hello));
   }
   const KvEvents& events = frame.kv_events;
   if (frame.kv_reset || !events.empty()) {

@@ -61,6 +61,9 @@ class AttachSession final : public FrameSink, public std::enable_shared_from_thi
   const Callbacks callbacks_;
   std::atomic<uint64_t> session_{0};  // 0: no hello yet, or closed
   std::atomic<int64_t> last_message_ns_;
+  // Engine thread: our hello went out. It waits for the first frame, because an engine that stands
+  // still is no replica, however well its process answers.
+  bool greeted_ = false;
 };
 
 }  // namespace paceline::worker

@@ -1,0 +1,137 @@
+#include "cli/ranks.h"
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "cli/child_processes.h"
+#include "cli/loaded_model.h"
+#include "cli/shutdown.h"
+#include "cli/worker_arguments.h"
+#include "kernels/dispatch.h"
+#include "model/gguf/gguf_file.h"
+#include "proto/support/clock.h"
+#include "proto/support/log.h"
+#include "proto/support/status_macros.h"
+#include "worker/models/partition.h"
+#include "worker/runner/model_shard.h"
+
+namespace paceline::cli {
+namespace {
+
+constexpr int64_t kStopGraceMs = 2000;
+
+struct OpenModel {
+  std::unique_ptr<model::GgufFile> file;
+  model::ModelConfig config;
+};
+
+absl::Status InFile(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+absl::StatusOr<OpenModel> Open(const std::string& path) {
+  OpenModel model;
+  absl::StatusOr<std::unique_ptr<model::GgufFile>> file = model::GgufFile::Open(path);
+  if (!file.ok()) return InFile(path, file.status());
+  model.file = *std::move(file);
+  absl::StatusOr<model::ModelConfig> config = model::ModelConfigFromGguf(*model.file);
+  if (!config.ok()) return InFile(path, config.status());
+  model.config = *std::move(config);
+  return model;
+}
+
+// Fresh shared memory for each start.
+absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
+                                   const LogOptions& log,
+                                   int64_t step_bytes) {
+  ASSIGN_OR_RETURN(
+      worker::LocalRanks ranks,
+      worker::LocalRanks::Create(
+          options.engine.tensor_parallel_size, options.engine.pipeline_parallel_size, step_bytes));
+  Launch launch;
+  launch.inherited_fds = ranks.fds();
+  WorkerOptions rank = options;
+  rank.die_with_parent = true;
+  rank.rank_fds = launch.inherited_fds;
+  for (rank.rank = 0; rank.rank < ranks.sizes.num_ranks(); ++rank.rank) {
+    launch.commands.push_back(WorkerArguments(rank, log));
+  }
+  launch.resources = std::make_shared<worker::LocalRanks>(std::move(ranks));
+  return launch;
+}
+
+// "t.json" of rank 1 is "t.rank1.json".
+std::string StepTracePath(const WorkerOptions& options) {
+  const std::filesystem::path path = options.engine.step_trace;
+  const std::string name =
+      absl::StrCat(path.stem().string(), ".rank", options.rank, path.extension().string());
+  return path.parent_path() / name;
+}
+
+}  // namespace
+
+absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log) {
+  const EngineOptions& engine = options.engine;
+  RETURN_IF_ERROR(CheckEngineOptions(engine));
+  int64_t step_bytes = 0;
+  {
+    ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
+    RETURN_IF_ERROR(
+        worker::PartitionModel(
+            model.config,
+            worker::RankPlace::Of(0, engine.tensor_parallel_size, engine.pipeline_parallel_size))
+            .status());
+    step_bytes = int64_t{engine.max_num_batched_tokens} * model.config.hidden_size *
+                 static_cast<int64_t>(sizeof(float));
+  }
+  ChildProcesses ranks;
+  RETURN_IF_ERROR(ranks.Start([&] { return LaunchRanks(options, log, step_bytes); }));
+  for (;;) {
+    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(100));
+    if (signal.has_value() && *signal != SIGCHLD) break;
+    RETURN_IF_ERROR(ranks.Tend(SteadyClock::Get().NowMs()));
+  }
+  ranks.Stop(kStopGraceMs);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions& options) {
+  ASSIGN_OR_RETURN(const worker::LocalRanks ranks,
+                   worker::LocalRanks::Open(options.engine.tensor_parallel_size,
+                                            options.engine.pipeline_parallel_size,
+                                            options.rank_fds));
+  return worker::JoinLocalRanks(ranks, options.rank);
+}
+
+absl::Status RunOtherRank(const WorkerOptions& options) {
+  const EngineOptions& engine = options.engine;
+  RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
+  ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
+  ASSIGN_OR_RETURN(const std::unique_ptr<worker::RankGroup> group, JoinRanks(options));
+  const int32_t num_threads = ThreadsPerRank(engine);
+  std::unique_ptr<worker::StepTrace> trace;
+  if (!engine.step_trace.empty()) {
+    ASSIGN_OR_RETURN(trace,
+                     worker::StepTrace::Open({.path = StepTracePath(options),
+                                              .process_name = absl::StrCat("rank ", options.rank),
+                                              .num_threads = num_threads},
+                                             SteadyClock::Get()));
+  }
+  return worker::RunRank(
+      *model.file,
+      model.config,
+      {.compute = engine.compute_dtype == "float32" ? kernels::ComputeType::kFloat32
+                                                    : kernels::ComputeType::kInt8,
+       .num_threads = num_threads,
+       .pin_threads = false,
+       .trace = trace.get(),
+       .group = group.get(),
+       .progress = nullptr});
+}
+
+}  // namespace paceline::cli

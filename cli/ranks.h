@@ -1,0 +1,27 @@
+// A worker of several ranks, one process each: the supervisor that starts them and starts them anew
+// when one is lost, and what a rank does first. Main thread only.
+#ifndef PACELINE_CLI_RANKS_H_
+#define PACELINE_CLI_RANKS_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "cli/options.h"
+#include "worker/runner/rank_group.h"
+
+namespace paceline::cli {
+
+// Starts the ranks of `options` and tends them until SIGINT or SIGTERM, which ends them in order.
+// InvalidArgument when the model cannot be shared so or a rank refuses its options; Internal when
+// they died five times in ten minutes.
+absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log);
+
+// This rank's group. Errors: those of joining, which name the ranks that did not come.
+absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions& options);
+
+// A rank that is not the leader, until the leader ends it.
+absl::Status RunOtherRank(const WorkerOptions& options);
+
+}  // namespace paceline::cli
+
+#endif  // PACELINE_CLI_RANKS_H_

@@ -1,0 +1,60 @@
+#include "cli/worker_arguments.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace paceline::cli {
+
+std::vector<std::string> WorkerArguments(const WorkerOptions& options, const LogOptions& log) {
+  const EngineOptions& engine = options.engine;
+  std::vector<std::string> arguments = {
+      "worker",
+      "--model",
+      engine.model,
+      "--host",
+      options.host,
+      "--port",
+      absl::StrCat(options.port),
+      "--operator-host",
+      options.operator_host,
+      "--replicas-on-host",
+      absl::StrCat(engine.replicas_on_host),
+      "--log-level",
+      log.level,
+      "--log-format",
+      log.format,
+      "--compute-dtype",
+      engine.compute_dtype,
+      "--max-num-seqs",
+      absl::StrCat(engine.max_num_seqs),
+      "--max-num-batched-tokens",
+      absl::StrCat(engine.max_num_batched_tokens),
+      "--tensor-parallel-size",
+      absl::StrCat(engine.tensor_parallel_size),
+      "--pipeline-parallel-size",
+      absl::StrCat(engine.pipeline_parallel_size),
+      "--lease-ms",
+      absl::StrCat(options.lease_ms),
+      engine.enable_prefix_caching ? "--enable-prefix-caching" : "--no-enable-prefix-caching",
+      options.vllm_metrics ? "--vllm-metrics" : "--no-vllm-metrics"};
+  const auto add = [&arguments](const char* name, std::string value) {
+    arguments.push_back(name);
+    arguments.push_back(std::move(value));
+  };
+  if (options.die_with_parent) arguments.push_back("--die-with-parent");
+  if (options.operator_port >= 0) add("--operator-port", absl::StrCat(options.operator_port));
+  if (!engine.served_model_name.empty()) add("--served-model-name", engine.served_model_name);
+  if (engine.threads > 0) add("--threads", absl::StrCat(engine.threads));
+  if (!engine.kv_cache_memory.empty()) add("--kv-cache-memory", engine.kv_cache_memory);
+  if (engine.max_model_len > 0) add("--max-model-len", absl::StrCat(engine.max_model_len));
+  if (!engine.step_trace.empty()) add("--step-trace", engine.step_trace);
+  if (options.rank >= 0) {
+    add("--rank", absl::StrCat(options.rank));
+    add("--rank-fds", absl::StrJoin(options.rank_fds, ","));
+  }
+  return arguments;
+}
+
+}  // namespace paceline::cli
