@@ -69,11 +69,14 @@ void ModelRunner::Run(const Batch& batch,
     if (group != nullptr && group->all != nullptr) DieUnlessOk(sender_.Send(*group, plan_));
     DieUnlessOk(shard_->PrepareBlocks(plan_));
   }
-  for (const MicroBatch& micro : plan_.micro_batches) {
-    DieUnlessOk(shard_->Forward(plan_, micro, on_layer));
+  // The last stage is as many micro-batches behind as there are stages before it. Its logits are
+  // taken as they come: it waits for that before it goes on.
+  const size_t lag = group == nullptr ? 0 : group->place.num_stages - 1;
+  const std::vector<MicroBatch>& batches = plan_.micro_batches;
+  for (size_t i = 0; i < batches.size() + lag; ++i) {
+    if (i < batches.size()) DieUnlessOk(shard_->Forward(plan_, batches[i], on_layer));
+    if (i >= lag) RunLogits(batches[i - lag], outcome);
   }
-  // With one stage there is one micro-batch: its logits come from the states it has just left.
-  for (const MicroBatch& micro : plan_.micro_batches) RunLogits(micro, outcome);
 }
 
 void ModelRunner::MakePlan(const Batch& batch, StepOutcome& outcome) {
