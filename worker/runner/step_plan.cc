@@ -141,6 +141,11 @@ absl::Status PlanDecoder::Decode(absl::Span<const int32_t> message, StepPlan& pl
           end > (kept + static_cast<int64_t>(blocks.size())) * kernels::kKvBlockSize) {
         return absl::InternalError("step plan: a block table does not fit what came before");
       }
+      for (const int32_t block : blocks) {
+        if (block < 0 || block > INT32_MAX / kernels::kKvBlockSize - 1) {
+          return absl::InternalError("step plan: a block id is out of range");
+        }
+      }
       table.resize(kept);
       table.insert(table.end(), blocks.begin(), blocks.end());
       plan.sequences.push_back(
