@@ -1,9 +1,11 @@
 // `paceline chat [URL]`: talk to a server in the terminal.
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <utility>
 
@@ -43,6 +45,17 @@ std::vector<ChatTurn> Opening(const ChatOptions& options) {
   std::vector<ChatTurn> turns;
   if (!options.system.empty()) turns.push_back({"system", options.system});
   return turns;
+}
+
+// The key of the first entry, "KEY" or "TENANT:KEY", of a file as --api-key-file has it.
+absl::StatusOr<std::string> FirstKey(const std::string& path) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line.front() == '#') continue;
+    line.resize(std::min(line.find(','), line.size()));
+    return line.substr(line.find(':') + 1);  // npos + 1: all of it
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--api-key-file: no key in ", path));
 }
 
 // Reads questions until the end of the input.
@@ -120,8 +133,14 @@ int RunChat(const ChatOptions& options) {
   sigaction(SIGINT, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
 
+  std::string api_key = options.api_key;
+  if (!options.api_key_file.empty()) {
+    absl::StatusOr<std::string> key = FirstKey(options.api_key_file);
+    if (!key.ok()) return Fail(key.status());
+    api_key = *std::move(key);
+  }
   const ChatParams params{.model = options.model,
-                          .api_key = options.api_key,
+                          .api_key = std::move(api_key),
                           .max_tokens = options.max_tokens,
                           .temperature = options.temperature};
   if (options.message.empty()) return Converse(**client, options, params);

@@ -13,6 +13,7 @@ int RunRouter(const RouterOptions& options, const LogOptions& log);
 int RunWorker(const WorkerOptions& options, const LogOptions& log);
 int RunGenerate(const GenerateOptions& options, const LogOptions& log);
 int RunChat(const ChatOptions& options);
+int RunHealth(const HealthOptions& options);
 int RunTokenize(const TokenizeOptions& options);
 int RunBench(const BenchOptions& options, const LogOptions& log);
 int RunVersion();

@@ -135,7 +135,18 @@ int Main(int argc, char** argv) {
   chat_command->add_option("--message,-m", chat.message, "Ask this, print the answer, leave");
   chat_command->add_option("--system", chat.system, "System message");
   chat_command->add_option("--api-key", chat.api_key, "Key")->envname("PACELINE_API_KEY");
+  chat_command->add_option("--api-key-file", chat.api_key_file, "File whose first key is used");
   AddSampling(*chat_command, chat.max_tokens, chat.temperature);
+
+  HealthOptions health;
+  CLI::App* health_command =
+      app.add_subcommand("health", "Ask a running process whether it is well");
+  health_command->add_option("url", health.url, "http://host:port/path")
+      ->option_text("URL")
+      ->capture_default_str();
+  health_command->add_option("--timeout", health.timeout_seconds, "Seconds to wait at most")
+      ->check(CLI::Range(1, 60))
+      ->capture_default_str();
 
   TokenizeOptions tokenize;
   CLI::App* tokenize_command = app.add_subcommand("tokenize", "Text or messages to token ids");
@@ -190,6 +201,7 @@ int Main(int argc, char** argv) {
     return RunGenerate(generate, log);
   }
   if (chat_command->parsed()) return RunChat(chat);
+  if (health_command->parsed()) return RunHealth(health);
   if (tokenize_command->parsed()) return RunTokenize(tokenize);
   if (bench_command->parsed()) return RunBench(bench, quiet);
   if (version_command->parsed()) return RunVersion();

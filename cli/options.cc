@@ -142,6 +142,10 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
   Add(app, "grpc-port", options.grpc_port, "gRPC port (0: a free one)")->check(Port());
   Add(app, "api-key", options.api_keys, "Keys that clients must show; default: none needed")
       ->envname("PACELINE_API_KEY");
+  Add(app,
+      "api-key-file",
+      options.api_key_file,
+      "File of such keys, one a line, read again when it changes");
   AddOperatorHost(app, options.operator_host);
   Add(app, "operator-port", options.operator_port, "Port of /metrics and the status page")
       ->check(Port());
@@ -150,6 +154,7 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
       ->check(Port())
       ->envname("PACELINE_ADMIN_PORT");
   Add(app, "admin-key", options.admin_keys, "Keys that the Admin service asks for");
+  Add(app, "admin-key-file", options.admin_key_file, "File of such keys, as --api-key-file");
   Add(app, "balance", options.balance, "How to pick a replica")
       ->check(CLI::IsMember({"prefix", "least_loaded", "power_of_two", "round_robin", "session"}));
   Add(app, "max-queued-requests", options.max_queued_requests, "Requests that may wait")

@@ -55,10 +55,12 @@ struct RouterOptions {
   int32_t port = 8000;
   int32_t grpc_port = 50051;
   std::vector<std::string> api_keys;
+  std::string api_key_file;                 // more of them, one a line; empty: none
   std::string operator_host = "127.0.0.1";  // of the next two
   int32_t operator_port = 8002;             // metrics and status page
   int32_t admin_port = -1;                  // gRPC Admin; -1: none
   std::vector<std::string> admin_keys;
+  std::string admin_key_file;
   std::string balance = "prefix";
   int32_t max_queued_requests = 1024;
   int64_t max_queued_tokens = 1 << 20;
@@ -90,8 +92,14 @@ struct ChatOptions {
   std::string message;  // not empty: ask this, print the answer, leave
   std::string system;
   std::string api_key;
-  int32_t max_tokens = 0;   // 0: the rest of the context
-  double temperature = -1;  // < 0: the server's default
+  std::string api_key_file;  // its first key is used
+  int32_t max_tokens = 0;    // 0: the rest of the context
+  double temperature = -1;   // < 0: the server's default
+};
+
+struct HealthOptions {
+  std::string url = "http://127.0.0.1:8002/health";
+  int32_t timeout_seconds = 2;
 };
 
 struct TokenizeOptions {

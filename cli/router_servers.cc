@@ -17,19 +17,12 @@
 namespace paceline::cli {
 namespace {
 
-router::Authenticate MakeAuthenticate(const router::ApiKeys& keys) {
+router::Authenticate MakeAuthenticate(const KeyFile& keys) {
   if (!keys.required()) return nullptr;
   return [&keys](std::string_view key) -> std::variant<std::string, router::ApiError> {
     if (auto tenant = keys.Authenticate(key)) return *std::move(tenant);
     return router::UnauthenticatedError();
   };
-}
-
-absl::StatusOr<router::ApiKeys> ParseKeys(const char* option,
-                                          const std::vector<std::string>& specs) {
-  absl::StatusOr<router::ApiKeys> keys = router::ApiKeys::Parse(specs);
-  if (keys.ok()) return keys;
-  return absl::InvalidArgumentError(absl::StrCat(option, ": ", keys.status().message()));
 }
 
 bool IsLoopback(const std::string& host) {
@@ -44,8 +37,9 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
                                                                     router::RouterCore& core) {
   auto servers = std::unique_ptr<RouterServers>(new RouterServers(core));
   servers->started_ns_ = SteadyClock::Get().NowNs();
-  ASSIGN_OR_RETURN(servers->keys_, ParseKeys("--api-key", options.api_keys));
-  const router::Authenticate authenticate = MakeAuthenticate(servers->keys_);
+  ASSIGN_OR_RETURN(servers->keys_,
+                   KeyFile::Open("--api-key", options.api_keys, options.api_key_file));
+  const router::Authenticate authenticate = MakeAuthenticate(*servers->keys_);
 
   servers->api_handler_ = std::make_unique<router::ApiHandler>(router::ApiHandler::Options{
       .service = &core.service(),
@@ -88,12 +82,13 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
 }
 
 absl::Status RouterServers::MakeAdmin(const RouterOptions& options) {
-  ASSIGN_OR_RETURN(admin_keys_, ParseKeys("--admin-key", options.admin_keys));
+  ASSIGN_OR_RETURN(admin_keys_,
+                   KeyFile::Open("--admin-key", options.admin_keys, options.admin_key_file));
   if (options.admin_port < 0) {
-    if (!admin_keys_.required()) return absl::OkStatus();
+    if (!admin_keys_->required()) return absl::OkStatus();
     return absl::InvalidArgumentError("--admin-key: needs --admin-port");
   }
-  if (!admin_keys_.required() && !IsLoopback(options.operator_host)) {
+  if (!admin_keys_->required() && !IsLoopback(options.operator_host)) {
     return absl::InvalidArgumentError(absl::StrCat("--admin-port: --operator-host ",
                                                    options.operator_host,
                                                    " is not loopback, so --admin-key is needed"));
@@ -106,7 +101,7 @@ absl::Status RouterServers::MakeAdmin(const RouterOptions& options) {
           .list_replicas = [&core] { return core.Replicas(); },
           .drain_replica = std::bind_front(&router::Dispatcher::DrainReplica, &core),
           .flush_prefix_cache = std::bind_front(&router::Dispatcher::FlushPrefixCache, &core),
-          .authenticate = MakeAuthenticate(admin_keys_)});
+          .authenticate = MakeAuthenticate(*admin_keys_)});
   return absl::OkStatus();
 }
 

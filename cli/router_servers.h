@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "cli/key_file.h"
 #include "cli/options.h"
 #include "cli/router_core.h"
 #include "router/grpc/admin_server.h"
@@ -14,7 +15,6 @@
 #include "router/http/api_handler.h"
 #include "router/http/http_server.h"
 #include "router/http/operator_handler.h"
-#include "router/tenancy/api_keys.h"
 
 namespace paceline::cli {
 
@@ -42,8 +42,8 @@ class RouterServers {
   router::StatusSnapshot Status();
 
   router::RouterCore& core_;
-  router::ApiKeys keys_;
-  router::ApiKeys admin_keys_;
+  std::unique_ptr<KeyFile> keys_;
+  std::unique_ptr<KeyFile> admin_keys_;
   int64_t started_ns_ = 0;
   std::unique_ptr<router::ApiHandler> api_handler_;
   std::unique_ptr<router::OperatorHandler> operator_handler_;

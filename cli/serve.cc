@@ -48,7 +48,8 @@ void PrintWelcome(const RouterOptions& options, const RouterServers& servers, in
   if (servers.admin_port() >= 0) {
     spdlog::info("admin grpc://{}:{}", options.operator_host, servers.admin_port());
   }
-  const std::string key = options.api_keys.empty() ? "" : " -H 'Authorization: Bearer YOUR_KEY'";
+  const bool needs_key = !options.api_keys.empty() || !options.api_key_file.empty();
+  const std::string key = needs_key ? " -H 'Authorization: Bearer YOUR_KEY'" : "";
   absl::FPrintF(stderr,
                 "Ready after %.1f s.\n"
                 "  OpenAI API   %s/v1\n"
