@@ -88,6 +88,18 @@ absl::Status CheckEngineOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
+kernels::ComputeType ComputeTypeOf(const EngineOptions& options) {
+  return options.compute_dtype == "float32" ? kernels::ComputeType::kFloat32
+                                            : kernels::ComputeType::kInt8;
+}
+
+kernels::DType KvDtypeOf(const EngineOptions& options) {
+  if (options.kv_cache_dtype == "int8") return kernels::DType::kI8;
+  if (options.kv_cache_dtype == "f16") return kernels::DType::kF16;
+  return ComputeTypeOf(options) == kernels::ComputeType::kFloat32 ? kernels::DType::kF32
+                                                                  : kernels::DType::kF16;
+}
+
 int32_t ThreadsPerRank(const EngineOptions& options) {
   if (options.threads > 0) return options.threads;
   return worker::ThreadsPerReplica(
@@ -148,10 +160,9 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                              SteadyClock::Get()));
   }
 
-  const kernels::ComputeType compute = options.compute_dtype == "float32"
-                                           ? kernels::ComputeType::kFloat32
-                                           : kernels::ComputeType::kInt8;
-  const int64_t block_bytes = worker::ModelShard::KvBytesPerBlock(*config, compute);
+  const kernels::ComputeType compute = ComputeTypeOf(options);
+  const kernels::DType kv_dtype = KvDtypeOf(options);
+  const int64_t block_bytes = worker::ModelShard::KvBytesPerBlock(*config, kv_dtype);
   int64_t kv_bytes = 0;
   std::string kv_reason;
   if (!options.kv_cache_memory.empty()) {
@@ -182,6 +193,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
       file,
       *config,
       {.shard = {.compute = compute,
+                 .kv_dtype = kv_dtype,
                  .num_threads = loaded->num_threads_,
                  .pin_threads = options.replicas_on_host * num_ranks == 1,
                  .max_batch_tokens = options.max_num_batched_tokens,
@@ -197,7 +209,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   const int32_t num_blocks = (*runner)->num_blocks();
   loaded->description_ = absl::StrFormat(
       "model %s (%s, %s, %.1f M parameters), context %d tokens, %s%d thread(s), %s kernels, "
-      "weights %.0f MiB, KV cache %.0f MiB = %d blocks of 32 tokens (%s), %s",
+      "weights %.0f MiB, KV cache %.0f MiB = %d blocks of 32 tokens (%s), %s, %s KV",
       name,
       config->architecture,
       config->quantization,
@@ -210,7 +222,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
       (*runner)->kv_cache_bytes() / 1048576.0,
       num_blocks,
       kv_reason,
-      compute == kernels::ComputeType::kInt8 ? "int8 activations, f16 KV" : "float32 throughout");
+      compute == kernels::ComputeType::kInt8 ? "int8 activations" : "float32 activations",
+      worker::KvDtypeName(kv_dtype));
 
   v1::WorkerHello& hello = loaded->identity_.hello;
   hello.set_replica_id(absl::StrCat(name, "-", getpid()));
@@ -218,7 +231,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   hello.set_protocol(worker::kAttachProtocol);
   hello.set_model_id(name);
   hello.set_model_digest(digest);
-  hello.set_numerics(worker::Numerics(digest, kVersion, compute));
+  hello.set_numerics(worker::Numerics(digest, kVersion, compute, kv_dtype));
   hello.set_tokenizer_digest(loaded->tokenizer_.digest());
   hello.set_block_size(kernels::kKvBlockSize);
   hello.set_num_blocks(num_blocks);

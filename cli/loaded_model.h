@@ -62,6 +62,10 @@ std::string ModelNameFromPath(const std::string& path);
 // As --threads says, or this rank's share of the cores.
 int32_t ThreadsPerRank(const EngineOptions& options);
 
+// What --compute-dtype and --kv-cache-dtype say.
+kernels::ComputeType ComputeTypeOf(const EngineOptions& options);
+kernels::DType KvDtypeOf(const EngineOptions& options);
+
 // Refuses no path, hf:// and directories. InvalidArgument.
 absl::Status CheckModelPath(const std::string& path);
 

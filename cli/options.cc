@@ -107,6 +107,11 @@ void AddEngineOptions(CLI::App& app, EngineOptions& options) {
       options.compute_dtype,
       "auto: int8 activations on quantised weights; float32: the reference float path")
       ->check(CLI::IsMember({"auto", "float32"}));
+  Add(app,
+      "kv-cache-dtype",
+      options.kv_cache_dtype,
+      "auto: f16, or float32 with --compute-dtype float32; int8: nearly twice as many tokens")
+      ->check(CLI::IsMember({"auto", "f16", "int8"}));
   Add(app, "max-model-len", options.max_model_len, "Context length; default: the model's")
       ->check(CLI::Range(2, 1 << 24));
   Add(app, "max-num-seqs", options.max_num_seqs, "Sequences in a batch at most")

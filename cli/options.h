@@ -19,12 +19,13 @@ struct LogOptions {
 
 // One rank's model and engine: worker, generate, bench.
 struct EngineOptions {
-  std::string model;                   // path of a GGUF file
-  std::string served_model_name;       // empty: the file's name without extension
-  int32_t threads = 0;                 // 0: this replica's share of the cores
-  std::string kv_cache_memory;         // "512MiB", "2GB", bytes; empty: from the machine's memory
-  std::string compute_dtype = "auto";  // auto (int8 activations), float32
-  int32_t max_model_len = 0;           // tokens; 0: the model's context
+  std::string model;                    // path of a GGUF file
+  std::string served_model_name;        // empty: the file's name without extension
+  int32_t threads = 0;                  // 0: this replica's share of the cores
+  std::string kv_cache_memory;          // "512MiB", "2GB", bytes; empty: from the machine's memory
+  std::string compute_dtype = "auto";   // auto (int8 activations), float32
+  std::string kv_cache_dtype = "auto";  // auto (f16, or f32 with compute_dtype float32), f16, int8
+  int32_t max_model_len = 0;            // tokens; 0: the model's context
   int32_t max_num_seqs = 256;
   int32_t max_num_batched_tokens = 512;
   int32_t block_size = 32;

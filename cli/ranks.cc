@@ -122,16 +122,15 @@ absl::Status RunOtherRank(const WorkerOptions& options) {
                                               .num_threads = num_threads},
                                              SteadyClock::Get()));
   }
-  return worker::RunRank(
-      *model.file,
-      model.config,
-      {.compute = engine.compute_dtype == "float32" ? kernels::ComputeType::kFloat32
-                                                    : kernels::ComputeType::kInt8,
-       .num_threads = num_threads,
-       .pin_threads = false,
-       .trace = trace.get(),
-       .group = group.get(),
-       .progress = nullptr});
+  return worker::RunRank(*model.file,
+                         model.config,
+                         {.compute = ComputeTypeOf(engine),
+                          .kv_dtype = KvDtypeOf(engine),
+                          .num_threads = num_threads,
+                          .pin_threads = false,
+                          .trace = trace.get(),
+                          .group = group.get(),
+                          .progress = nullptr});
 }
 
 }  // namespace paceline::cli

@@ -27,6 +27,8 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
       log.format,
       "--compute-dtype",
       engine.compute_dtype,
+      "--kv-cache-dtype",
+      engine.kv_cache_dtype,
       "--max-num-seqs",
       absl::StrCat(engine.max_num_seqs),
       "--max-num-batched-tokens",

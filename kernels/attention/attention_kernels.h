@@ -12,10 +12,12 @@ namespace paceline::kernels {
 constexpr int64_t kPartialExtra = 16;
 constexpr int64_t kQueryTile = 12;  // query vectors that share one pass over K and V
 
-// Scratch floats of one chunk call: transposed queries and their scores.
+// Scratch floats of one chunk call: transposed queries, their scores, and these as int16.
 constexpr int64_t ChunkScratchFloats(int64_t head_dim) {
-  return kQueryTile * head_dim + kQueryTile * 256;
+  return kQueryTile * head_dim + kQueryTile * 256 + kQueryTile * 128;
 }
+
+enum class KvElement { kF32, kF16, kI8 };
 
 // num_rows * group query vectors against one chunk (up to 256 positions) of one KV head.
 struct ChunkArgs {
@@ -24,9 +26,9 @@ struct ChunkArgs {
   int32_t num_rows;
   int32_t group;  // query heads that share the KV head
   int32_t head_dim;
-  bool half;                     // cache type: f16, else f32
-  const uint8_t* const* keys;    // per block of 32 positions: [head_dim][32]
-  const uint8_t* const* values;  // per block: [32][head_dim]
+  KvElement element;
+  const uint8_t* const* keys;    // per block of 32 positions, as kernels/kv_cache/layout.h says
+  const uint8_t* const* values;  // per block
   int32_t first_visible;         // positions of the chunk that row 0 sees, >= 1; row r sees
                                  // min(256, first_visible + r)
   float scale;

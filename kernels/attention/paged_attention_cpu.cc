@@ -19,9 +19,35 @@ constexpr int32_t kBlocksPerChunk = kKvChunk / kKvBlockSize;
 // ---- Reference kernels
 // ---------------------------------------------------------------------------
 
+// Element `index` of a block of f32 or f16.
 float Element(const ChunkArgs& args, const uint8_t* block, int64_t index) {
-  if (args.half) return HalfToFloat(reinterpret_cast<const uint16_t*>(block)[index]);
+  if (args.element == KvElement::kF16) {
+    return HalfToFloat(reinterpret_cast<const uint16_t*>(block)[index]);
+  }
   return reinterpret_cast<const float*>(block)[index];
+}
+
+float Int8Element(const ChunkArgs& args, const uint8_t* block, int64_t index, int32_t token) {
+  const auto* const scales = reinterpret_cast<const float*>(block + kKvBlockSize * args.head_dim);
+  return scales[token] * static_cast<float>(static_cast<int8_t>(block[index]));
+}
+
+float Key(const ChunkArgs& args, int32_t position, int64_t d) {
+  const uint8_t* const block = args.keys[position / kKvBlockSize];
+  const int32_t token = position % kKvBlockSize;
+  if (args.element == KvElement::kI8) {
+    return Int8Element(args, block, 2 * (d / 2 * kKvBlockSize + token) + d % 2, token);
+  }
+  return Element(args, block, d * kKvBlockSize + token);
+}
+
+float Value(const ChunkArgs& args, int32_t position, int64_t d) {
+  const uint8_t* const block = args.values[position / kKvBlockSize];
+  const int32_t token = position % kKvBlockSize;
+  if (args.element == KvElement::kI8) {
+    return Int8Element(args, block, 2 * (token / 2 * args.head_dim + d) + token % 2, token);
+  }
+  return Element(args, block, token * args.head_dim + d);
 }
 
 // One query vector against the first `visible` positions of the chunk.
@@ -29,23 +55,17 @@ void ChunkOneQuery(const ChunkArgs& args, const float* q, int32_t visible, float
   float* const scores = args.scratch;
   float max = -std::numeric_limits<float>::infinity();
   for (int32_t t = 0; t < visible; ++t) {
-    const uint8_t* const keys = args.keys[t / kKvBlockSize];
     float dot = 0;
-    for (int64_t d = 0; d < args.head_dim; ++d) {
-      dot += q[d] * Element(args, keys, d * kKvBlockSize + t % kKvBlockSize);
-    }
+    for (int64_t d = 0; d < args.head_dim; ++d) dot += q[d] * Key(args, t, d);
     scores[t] = dot * args.scale;
     max = std::max(max, scores[t]);
   }
   std::fill_n(partial, args.head_dim, 0.0f);
   float sum = 0;
   for (int32_t t = 0; t < visible; ++t) {
-    const uint8_t* const values = args.values[t / kKvBlockSize];
     const float p = std::exp(scores[t] - max);
     sum += p;
-    for (int64_t d = 0; d < args.head_dim; ++d) {
-      partial[d] += p * Element(args, values, t % kKvBlockSize * args.head_dim + d);
-    }
+    for (int64_t d = 0; d < args.head_dim; ++d) partial[d] += p * Value(args, t, d);
   }
   partial[args.head_dim] = max;
   partial[args.head_dim + 1] = sum;
@@ -78,6 +98,17 @@ void Finish(const float* partial, int64_t head_dim, float* out) {
 
 // ---- Running the plan
 // ----------------------------------------------------------------------------
+
+KvElement ElementOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF16:
+      return KvElement::kF16;
+    case DType::kI8:
+      return KvElement::kI8;
+    default:
+      return KvElement::kF32;
+  }
+}
 
 // What every item of one call shares.
 struct Call {
@@ -122,7 +153,7 @@ int32_t RunChunk(const Call& call,
   args.num_rows = num_rows - skip;
   args.group = call.group;
   args.head_dim = call.cache.layout.head_dim;
-  args.half = call.cache.layout.dtype == DType::kF16;
+  args.element = ElementOf(call.cache.layout.dtype);
   args.keys = keys;
   args.values = values;
   args.first_visible = visible + skip;

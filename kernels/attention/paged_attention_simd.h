@@ -5,6 +5,10 @@
 //   max, sum of weights:  16 lanes over the positions, then a fixed tree
 //   weighted values:      fma over the positions in order              (one lane per dimension)
 // A position that a query does not see never enters its arithmetic, not even times zero.
+//
+// On a cache of int8 both sums of products are integers and exact: the query, and the weights times
+// the values' scales, are rounded to 16 bits of their largest. What a query does not see has weight
+// 0 there.
 #ifndef PACELINE_KERNELS_ATTENTION_PAGED_ATTENTION_SIMD_H_
 #define PACELINE_KERNELS_ATTENTION_PAGED_ATTENTION_SIMD_H_
 
@@ -221,10 +225,208 @@ void ChunkTile(const ChunkArgs& args, int32_t first) {
   }
 }
 
-// A tile of `size` query vectors, at most N.
+// ---- The cache of int8
+
+constexpr float kMostInt16 = 32767.0f;
+
+// Rounds x[0..n), n a multiple of 16, to 16 bits of its largest, out[d / 2 * stride + d % 2], and
+// returns the scale; NaN when one is not finite.
+template <typename V>
+float QuantizeQuery(const float* x, int64_t n, int16_t* out, int64_t stride) {
+  using F32 = typename V::F32;
+  F32 max = V::All(0);
+  unsigned bad = 0;
+  for (int64_t d = 0; d < n; d += 16) {
+    const F32 a = V::Abs(V::Load(x + d));
+    bad |= V::NotLess(a, V::All(__builtin_inff()));
+    max = V::Max(a, max);
+  }
+  const float largest = V::ReduceMax(max);
+  const bool tiny = largest < 1e-30f;  // too small to invert
+  const F32 inverse = V::All(bad != 0 || tiny ? 0.0f : kMostInt16 / largest);
+  for (int64_t d = 0; d < n; d += 16) {
+    int16_t rounded[16];
+    V::StoreInt16(rounded, V::ToInt(V::Load(x + d) * inverse));
+    for (int64_t i = 0; i < 16; i += 2) {
+      __builtin_memcpy(out + (d + i) / 2 * stride, rounded + i, 2 * sizeof(int16_t));
+    }
+  }
+  return bad != 0 ? __builtin_nanf("") : tiny ? 0.0f : largest / kMostInt16;
+}
+
+// scores[i][0..32) of the block. q: [head_dim / 2][kQueryTile][2].
+template <typename V, int N>
+void ScoreInt8Block(const uint8_t* keys,
+                    const uint8_t* next,
+                    const int16_t* q,
+                    const float* q_scales,
+                    int64_t head_dim,
+                    float* scores) {
+  using I32 = typename V::I32;
+  const float* const scales = reinterpret_cast<const float*>(keys + kBlock * head_dim);
+  constexpr int kWide = kFitsTwice<V, N> ? 2 : 1;
+  for (int first = 0; first < kBlock; first += 16 * kWide) {
+    I32 acc[N][kWide];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) acc[i][v] = V::AllInt(0);
+    }
+    for (int64_t d = 0; d < head_dim; d += 2) {
+      const int64_t at = d * kBlock + 2 * first;
+      Prefetch(next + at, 32 * kWide);
+      typename V::I16 k[kWide];
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) k[v] = V::LoadInt8Pairs(keys + at + 32 * v);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        const typename V::I16 two = V::AllPairs(q + d * kQueryTile + 2 * i);
+#pragma GCC unroll 2
+        for (int v = 0; v < kWide; ++v) acc[i][v] = V::AddProducts(two, k[v], acc[i][v]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kWide; ++v) {
+        const typename V::F32 scale = V::Load(scales + first + 16 * v) * V::All(q_scales[i]);
+        V::Store(scores + i * kChunk + first + 16 * v, V::ToFloat(acc[i][v]) * scale);
+      }
+    }
+  }
+}
+
+// Rounds weights times the values' scales to 16 bits, 0 from `visible` to `end` (multiples of 16
+// are written whole), and returns their scale.
+template <typename V>
+float QuantizeWeights(float* weights,
+                      const uint8_t* const* values,
+                      int64_t value_bytes,
+                      int32_t visible,
+                      int32_t end,
+                      int16_t* out) {
+  using F32 = typename V::F32;
+  F32 max = V::All(0);
+  unsigned bad = 0;
+  for (int32_t t = 0; t < visible; t += 16) {
+    const auto* const scales = reinterpret_cast<const float*>(values[t / kBlock] + value_bytes);
+    const int32_t left = visible - t;
+    const F32 w = V::LoadFirst(weights + t, left) * V::LoadFirst(scales + t % kBlock, left);
+    bad |= V::NotLess(w, V::All(__builtin_inff()));
+    max = V::Max(w, max);
+    V::StoreFirst(weights + t, w, left);
+  }
+  const float largest = V::ReduceMax(max);
+  const bool tiny = largest < 1e-30f;
+  const F32 inverse = V::All(bad != 0 || tiny ? 0.0f : kMostInt16 / largest);
+  for (int32_t t = 0; t < end; t += 16) {
+    V::StoreInt16(out + t, V::ToInt(V::LoadFirst(weights + t, visible - t) * inverse));
+  }
+  return bad != 0 ? __builtin_nanf("") : tiny ? 0.0f : largest / kMostInt16;
+}
+
+// out[i][0..16 kWide) = scales[i] * weights[i] . values over `num_pairs` pairs of positions.
+template <typename V, int N, int kWide>
+void SumInt8Values(const uint8_t* const* values,
+                   int64_t offset,
+                   int64_t pair_bytes,
+                   int32_t num_pairs,
+                   const int16_t* weights,
+                   const float* scales,
+                   float* out,
+                   int64_t out_stride) {
+  typename V::I32 acc[N][kWide];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kWide; ++v) acc[i][v] = V::AllInt(0);
+  }
+  constexpr int32_t kPairs = kBlock / 2;
+  for (int32_t p = 0; p < num_pairs;) {
+    const uint8_t* row = values[p / kPairs] + offset;
+    const int32_t block_end = (p / kPairs + 1) * kPairs;
+    const int32_t stop = block_end < num_pairs ? block_end : num_pairs;
+    const int32_t coming = p / kPairs + kAhead;
+    const int64_t ahead = coming * kPairs < num_pairs ? values[coming] - values[p / kPairs] : 0;
+    for (; p < stop; ++p, row += pair_bytes) {
+      Prefetch(row + ahead, 32 * kWide);
+      typename V::I16 x[kWide];
+#pragma GCC unroll 4
+      for (int v = 0; v < kWide; ++v) x[v] = V::LoadInt8Pairs(row + 32 * v);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        const typename V::I16 two = V::AllPairs(weights + i * kChunk + 2 * p);
+#pragma GCC unroll 4
+        for (int v = 0; v < kWide; ++v) acc[i][v] = V::AddProducts(two, x[v], acc[i][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kWide; ++v) {
+      V::Store(out + i * out_stride + 16 * v, V::ToFloat(acc[i][v]) * V::All(scales[i]));
+    }
+  }
+}
+
+// Query vectors [first, first + N) of the call.
+template <typename V, int N>
+void Int8ChunkTile(const ChunkArgs& args, int32_t first) {
+  auto* const q = reinterpret_cast<int16_t*>(args.scratch);
+  float* const scores = args.scratch + kQueryTile * args.head_dim;
+  auto* const weights = reinterpret_cast<int16_t*>(scores + kQueryTile * kChunk);
+  const int64_t stride = args.head_dim + kPartialExtra;
+  float* const out = args.partials + first * stride;
+  const int64_t value_bytes = kBlock * args.head_dim;
+  int32_t visible[N];  // non-decreasing
+  float scales[N];
+  for (int i = 0; i < N; ++i) {
+    const int32_t row = (first + i) / args.group;
+    const float* const source =
+        args.q + row * args.q_row_stride + (first + i) % args.group * args.head_dim;
+    scales[i] = QuantizeQuery<V>(source, args.head_dim, q + 2 * i, 2 * kQueryTile) * args.scale;
+    visible[i] = args.first_visible + row < kChunk ? args.first_visible + row : kChunk;
+  }
+  const int32_t num_blocks = (visible[N - 1] + kBlock - 1) / kBlock;
+  for (int32_t b = 0; b < num_blocks; ++b) {
+    const int32_t coming = b + kAhead;
+    const uint8_t* const next = coming < num_blocks       ? args.keys[coming]
+                                : coming < 2 * num_blocks ? args.values[coming - num_blocks]
+                                                          : args.values[0];
+    ScoreInt8Block<V, N>(args.keys[b], next, q, scales, args.head_dim, scores + b * kBlock);
+  }
+  const int32_t num_pairs = (visible[N - 1] + 1) / 2;
+  for (int i = 0; i < N; ++i) {
+    float* const p = scores + i * kChunk;
+    Softmax<V>(p, visible[i], out + i * stride + args.head_dim);
+    scales[i] = QuantizeWeights<V>(
+        p, args.values, value_bytes, visible[i], 2 * num_pairs, weights + i * kChunk);
+  }
+  // Vectors of 16 dimensions per pass.
+  constexpr int kWide = 8 * N <= V::kRegisters ? 4 : kFitsTwice<V, N> ? 2 : 1;
+  const int64_t pair_bytes = 2 * args.head_dim;
+  int64_t d = 0;
+  for (; d + 16 * kWide <= args.head_dim; d += 16 * kWide) {
+    SumInt8Values<V, N, kWide>(
+        args.values, 2 * d, pair_bytes, num_pairs, weights, scales, out + d, stride);
+  }
+  for (; d < args.head_dim; d += 16) {
+    SumInt8Values<V, N, 1>(
+        args.values, 2 * d, pair_bytes, num_pairs, weights, scales, out + d, stride);
+  }
+}
+
+// A tile of `size` query vectors, at most N; T is void for the cache of int8.
 template <typename V, typename T, int N = kTile<V>>
 void RunTile(int32_t size, const ChunkArgs& args, int32_t first) {
-  if (size == N) return ChunkTile<V, T, N>(args, first);
+  if (size == N) {
+    if constexpr (__is_same(T, void)) {
+      return Int8ChunkTile<V, N>(args, first);
+    } else {
+      return ChunkTile<V, T, N>(args, first);
+    }
+  }
   if constexpr (N > 1) RunTile<V, T, N - 1>(size, args, first);
 }
 
@@ -241,10 +443,13 @@ void ChunkAll(const ChunkArgs& args) {
 
 template <typename V>
 void Chunk(const ChunkArgs& args) {
-  if (args.half) {
-    ChunkAll<V, Half<V>>(args);
-  } else {
-    ChunkAll<V, Float<V>>(args);
+  switch (args.element) {
+    case KvElement::kF32:
+      return ChunkAll<V, Float<V>>(args);
+    case KvElement::kF16:
+      return ChunkAll<V, Half<V>>(args);
+    case KvElement::kI8:
+      return ChunkAll<V, void>(args);
   }
 }
 

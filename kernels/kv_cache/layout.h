@@ -4,6 +4,11 @@
 //   [block][layer][kv_head][ K: [head_dim][32 tokens] | V: [32 tokens][head_dim] ]
 // K is transposed so that one vector of scores is 16 tokens; V is not, so that one vector of output
 // is 16 dimensions. One (block, layer, head) is contiguous, and copying a block is one memcpy.
+//
+// With kI8 every token's head has a scale of its own, so what a token is stored as depends on
+// nothing but itself, and what is multiplied in pairs lies in pairs:
+//   K: [head_dim / 2][32 tokens][2], f32 scale[32] | V: [16 pairs of tokens][head_dim][2], f32
+//   scale[32]
 #ifndef PACELINE_KERNELS_KV_CACHE_LAYOUT_H_
 #define PACELINE_KERNELS_KV_CACHE_LAYOUT_H_
 
@@ -22,10 +27,13 @@ struct KvLayout {
   int32_t num_layers = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;       // multiple of 16
-  DType dtype = DType::kF16;  // kF16, or kF32 for the reference float path
+  DType dtype = DType::kF16;  // kF16, kI8, or kF32 for the reference float path
 
-  // Bytes of K (or V) of one head in one block.
-  int64_t HeadBytes() const { return int64_t{kKvBlockSize} * head_dim * DTypeSize(dtype); }
+  // Elements of K (or V) of one head in one block; with kI8 its scales follow.
+  int64_t ElementBytes() const { return int64_t{kKvBlockSize} * head_dim * DTypeSize(dtype); }
+  int64_t HeadBytes() const {
+    return ElementBytes() + (dtype == DType::kI8 ? kKvBlockSize * sizeof(float) : 0);
+  }
   int64_t LayerBytes() const { return num_kv_heads * 2 * HeadBytes(); }
   int64_t BytesPerBlock() const { return num_layers * LayerBytes(); }
   int64_t BytesPerToken() const { return BytesPerBlock() / kKvBlockSize; }
@@ -36,7 +44,7 @@ struct KvLayout {
 };
 
 // InvalidArgument unless every size is positive, head_dim is a multiple of 16 (at most 512) and
-// dtype is kF16 or kF32.
+// dtype is kF16, kI8 or kF32.
 absl::Status CheckLayout(const KvLayout& layout);
 
 // The cache's memory: num_blocks * layout.BytesPerBlock() bytes at `base`, aligned to 64.

@@ -4,6 +4,6 @@
 
 namespace paceline::kernels {
 
-const KvKernels kKvAvx2 = {ToHalf<Avx2>};
+const KvKernels kKvAvx2 = {ToHalf<Avx2>, ToInt8<Avx2>};
 
 }  // namespace paceline::kernels

@@ -4,6 +4,6 @@
 
 namespace paceline::kernels {
 
-const KvKernels kKvAvx512 = {ToHalf<Avx512>};
+const KvKernels kKvAvx512 = {ToHalf<Avx512>, ToInt8<Avx512>};
 
 }  // namespace paceline::kernels

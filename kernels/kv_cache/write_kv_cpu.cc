@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +17,23 @@ void ToHalf(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = FloatToHalf(x[i]);
 }
 
+float ToInt8(const float* x, int64_t n, int8_t* out) {
+  float largest = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) {
+    largest = std::max(largest, std::fabs(x[i]));
+    finite &= std::isfinite(x[i]);
+  }
+  if (!finite || largest < 1e-30f) {
+    std::memset(out, 0, n);
+    return finite ? 0.0f : NAN;
+  }
+  const float scale = largest / 127.0f;
+  const float inverse = 1.0f / scale;
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<int8_t>(std::lrint(x[i] * inverse));
+  return scale;
+}
+
 const KvKernels& Kernels() {
   return Select(IsaTables<KvKernels>{&kKvPortable, &kKvAvx2, &kKvAvx512});
 }
@@ -26,6 +45,28 @@ void StoreHead(
   T* const column = reinterpret_cast<T*>(key) + token;
   for (int32_t d = 0; d < head_dim; ++d) column[d * kKvBlockSize] = k[d];
   std::memcpy(reinterpret_cast<T*>(value) + token * head_dim, v, head_dim * sizeof(T));
+}
+
+void StoreInt8Head(const KvKernels& kernels,
+                   const float* k,
+                   const float* v,
+                   int32_t token,
+                   const KvLayout& layout,
+                   uint8_t* key,
+                   uint8_t* value) {
+  int8_t bytes[kMaxHeadDim];
+  const auto put_scale = [&](uint8_t* head, float scale) {
+    reinterpret_cast<float*>(head + layout.ElementBytes())[token] = scale;
+  };
+  const int32_t head_dim = layout.head_dim;
+  put_scale(key, kernels.to_int8(k, head_dim, bytes));
+  uint8_t* const column = key + 2 * token;
+  for (int32_t d = 0; d < head_dim; d += 2) {
+    std::memcpy(column + d * kKvBlockSize, bytes + d, 2);
+  }
+  put_scale(value, kernels.to_int8(v, head_dim, bytes));
+  uint8_t* const row = value + token / 2 * 2 * head_dim + token % 2;
+  for (int32_t d = 0; d < head_dim; ++d) row[2 * d] = static_cast<uint8_t>(bytes[d]);
 }
 
 void StoreToken(const KvKernels& kernels,
@@ -44,6 +85,10 @@ void StoreToken(const KvKernels& kernels,
       StoreHead(k, v, head_dim, token, key, value);
       continue;
     }
+    if (cache.layout.dtype == DType::kI8) {
+      StoreInt8Head(kernels, k, v, token, cache.layout, key, value);
+      continue;
+    }
     uint16_t half_k[kMaxHeadDim];
     uint16_t half_v[kMaxHeadDim];
     kernels.to_half(k, head_dim, half_k);
@@ -54,7 +99,7 @@ void StoreToken(const KvKernels& kernels,
 
 }  // namespace
 
-const KvKernels kKvPortable = {ToHalf};
+const KvKernels kKvPortable = {ToHalf, ToInt8};
 
 absl::Status CheckLayout(const KvLayout& layout) {
   if (layout.num_layers <= 0 || layout.num_kv_heads <= 0 || layout.head_dim <= 0 ||
@@ -69,8 +114,8 @@ absl::Status CheckLayout(const KvLayout& layout) {
                                                    kMaxHeadDim,
                                                    ")"));
   }
-  if (layout.dtype != DType::kF16 && layout.dtype != DType::kF32) {
-    return absl::InvalidArgumentError("KV layout: the element type must be F16 or F32");
+  if (layout.dtype != DType::kF16 && layout.dtype != DType::kI8 && layout.dtype != DType::kF32) {
+    return absl::InvalidArgumentError("KV layout: the element type must be F16, I8 or F32");
   }
   return absl::OkStatus();
 }

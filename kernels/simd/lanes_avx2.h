@@ -202,6 +202,11 @@ struct Avx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(narrow(x.low), narrow(x.high)));
   }
 
+  static void StoreInt16(int16_t* p, I32 x) {
+    const __m256i mixed = _mm256_packs_epi32(x.low, x.high);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(mixed, 0xd8));
+  }
+
   static I32 MaxUnsigned(I32 a, I32 b) {
     return {_mm256_max_epu32(a.low, b.low), _mm256_max_epu32(a.high, b.high)};
   }
@@ -279,6 +284,20 @@ struct Avx2 {
   }
   static I16 MulPairs(Bytes u, Bytes s) {
     return {_mm256_maddubs_epi16(u.low, s.low), _mm256_maddubs_epi16(u.high, s.high)};
+  }
+  static I16 LoadInt8Pairs(const uint8_t* p) {
+    const auto* const halves = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(halves)),
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(halves + 1))};
+  }
+  static I16 AllPairs(const int16_t* p) {
+    int32_t two;
+    __builtin_memcpy(&two, p, sizeof(two));
+    return {_mm256_set1_epi32(two), _mm256_set1_epi32(two)};
+  }
+  static I32 AddProducts(I16 a, I16 b, I32 c) {
+    return {_mm256_add_epi32(c.low, _mm256_madd_epi16(a.low, b.low)),
+            _mm256_add_epi32(c.high, _mm256_madd_epi16(a.high, b.high))};
   }
   static I32 SumPairs(I16 x, int16_t factor = 1) {
     const __m256i all = _mm256_set1_epi16(factor);

@@ -141,6 +141,11 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
   }
 
+  // As StoreInt8, 16 bits.
+  static void StoreInt16(int16_t* p, I32 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x.v));
+  }
+
   static I32 MaxUnsigned(I32 a, I32 b) { return {_mm512_max_epu32(a.v, b.v)}; }
   // Whether any lane is at least `limit`, all taken as unsigned.
   static bool AnyAtLeast(I32 x, uint32_t limit) {
@@ -198,6 +203,20 @@ struct Avx512 {
   }
   // Unsigned times signed, pairs of products added; exact where the sums fit 16 bits.
   static I16 MulPairs(Bytes u, Bytes s) { return {_mm512_maddubs_epi16(u.v, s.v)}; }
+  // 32 signed bytes, two a lane.
+  static I16 LoadInt8Pairs(const uint8_t* p) {
+    return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  // The same two in every lane.
+  static I16 AllPairs(const int16_t* p) {
+    int32_t two;
+    __builtin_memcpy(&two, p, sizeof(two));
+    return {_mm512_set1_epi32(two)};
+  }
+  // c plus both products of a lane.
+  static I32 AddProducts(I16 a, I16 b, I32 c) {
+    return {_mm512_add_epi32(c.v, _mm512_madd_epi16(a.v, b.v))};
+  }
   // The two of a lane, added and times `factor`.
   static I32 SumPairs(I16 x, int16_t factor = 1) {
     return {_mm512_madd_epi16(x.v, _mm512_set1_epi16(factor))};

@@ -1,7 +1,7 @@
 // Speed of the CPU kernels on SmolLM2-135M's shapes with random weights: each kernel alone, then a
 // whole forward step made of them. Best of several repetitions; run it on an otherwise idle
 // machine.
-//   kernels_bench [threads] [pool | linears | attention | logits | parts | steps | bounds]
+//   kernels_bench [threads] [pool | linears | attention | logits | parts | steps | bounds] [kv-int8]
 // "bounds" holds each kernel of a step against what the machine can do, measured in between.
 #include <time.h>
 
@@ -100,6 +100,8 @@ struct Model {
   std::vector<float> norm = std::vector<float>(kHidden, 1.0f);
 };
 
+DType kv_dtype = DType::kF16;
+
 // Buffers for up to `rows` rows and sequences of `context` positions before them.
 struct Step {
   Step(ThreadPool& pool, Model& model, int64_t batch, int64_t rows_each, int64_t context)
@@ -113,7 +115,7 @@ struct Step {
         logits(batch * kVocab),
         last(batch * kHidden) {
     const int32_t blocks_each = static_cast<int32_t>((context + rows_each + 31) / 32);
-    cache.layout = {kLayers, kKvHeads, kHeadDim, DType::kF16};
+    cache.layout = {kLayers, kKvHeads, kHeadDim, kv_dtype};
     cache.num_blocks = static_cast<int32_t>(batch) * blocks_each;
     auto memory = AlignedBuffer::Allocate(cache.num_blocks * cache.layout.BytesPerBlock());
     Check(memory.status());
@@ -499,6 +501,7 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   g_processor_time = threads == 1;
   const std::string only = argc > 2 ? argv[2] : "";
+  if (argc > 3 && std::string(argv[3]) == "kv-int8") kv_dtype = DType::kI8;
   std::printf("isa %s, %d threads\n", std::string(CpuIsaName(ActiveCpuIsa())).c_str(), threads);
   ThreadPool pool(threads, /*pin=*/false);
   Model model(pool);

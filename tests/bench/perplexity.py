@@ -31,10 +31,11 @@ def tokenize(args, text):
     return json.loads(out)["ids"]
 
 
-def score(args, windows, dtype):
+def score(args, windows, dtype, kv_dtype):
     """Log-probability of every token of every window but its first."""
     lines = "".join(json.dumps({"prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}) + "\n" for ids in windows)
     result = subprocess.run([args.paceline, "generate", args.model, "-f", "-", "--compute-dtype", dtype,
+                             "--kv-cache-dtype", kv_dtype,
                              "--no-enable-prefix-caching", "--kv-cache-memory", args.kv_cache_memory],
                             check=True, stdout=subprocess.PIPE, text=True, input=lines)
     scores = []
@@ -51,6 +52,7 @@ def main():
     parser.add_argument("--text", type=pathlib.Path, help="score this file instead")
     parser.add_argument("--tokens", type=int, default=20480)
     parser.add_argument("--window", type=int, default=1024, help="tokens scored together")
+    parser.add_argument("--kv-cache-dtype", default="auto", help="of the int8 path")
     parser.add_argument("--kv-cache-memory", default="1GiB")
     parser.add_argument("--json", type=pathlib.Path, help="write the figures here")
     args = parser.parse_args()
@@ -60,12 +62,14 @@ def main():
     windows = [window for window in windows if len(window) > 1]
     if len(ids) < args.tokens:
         print(f"the text has {len(ids)} tokens only", file=sys.stderr)
-    int8, float32 = (score(args, windows, dtype) for dtype in ("auto", "float32"))
+    int8 = score(args, windows, "auto", args.kv_cache_dtype)
+    float32 = score(args, windows, "float32", "auto")
 
     differences = [a - b for a, b in zip(int8, float32)]
     perplexity = {name: math.exp(-statistics.fmean(values)) for name, values in (("int8", int8), ("float32", float32))}
     figures = {
-        "tokens": len(int8), "window": args.window, "perplexity_int8": perplexity["int8"],
+        "tokens": len(int8), "window": args.window, "kv_cache_dtype": args.kv_cache_dtype,
+        "perplexity_int8": perplexity["int8"],
         "perplexity_float32": perplexity["float32"],
         "ratio_minus_one_percent": 100 * (perplexity["int8"] / perplexity["float32"] - 1),
         "standard_error_percent": 100 * statistics.stdev(differences) / math.sqrt(len(differences)),

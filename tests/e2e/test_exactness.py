@@ -129,8 +129,9 @@ class TestGenerate:
             for kind, answer in zip(KINDS, batch):
                 assert answer["choices"] == [alone[kind]], (kind, options)
 
-    @pytest.mark.parametrize("dtype", ["auto", "float32"])
-    def test_chunk_budgets(self, dtype):
+    @pytest.mark.parametrize("option", [("--compute-dtype", "auto"), ("--compute-dtype", "float32"),
+                                        ("--kv-cache-dtype", "int8")])
+    def test_chunk_budgets(self, option):
         # About 700 tokens: prefilled whole, or in more than 40 chunks.
         prompt = " ".join([PROMPT] * 7)
         requests = [
@@ -138,12 +139,12 @@ class TestGenerate:
             dict(prompt=prompt[300:], max_tokens=1, temperature=0, prompt_logprobs=1),
             dict(prompt=prompt[:900], max_tokens=12, temperature=0.8, seed=3, logprobs=1,
                  return_token_ids=True)]
-        if dtype == "float32":  # slow
+        if "float32" in option:  # slow
             requests = requests[:1]
         results = {}
         for budget in (16, 64, 512):
             batch = generate(requests, "--max-num-batched-tokens", budget, "--max-num-seqs", 16,
-                             "--compute-dtype", dtype)
+                             *option)
             results[budget] = [answer["choices"] for answer in batch]
         assert len(results[512][0][0]["token_ids"]) == 12
         assert results[16] == results[512]

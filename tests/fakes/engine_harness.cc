@@ -128,11 +128,12 @@ EngineHarness::~EngineHarness() {
 ModelShard::Options EngineHarness::ShardOptions(const Options& options) const {
   return {
       .compute = options.compute,
+      .kv_dtype = options.kv_dtype,
       .num_threads = options.num_threads,
       .pin_threads = false,
       .max_batch_tokens = options.max_num_batched_tokens,
       .max_model_len = config_.max_context,
-      .kv_cache_bytes = options.num_blocks * ModelShard::KvBytesPerBlock(config_, options.compute),
+      .kv_cache_bytes = options.num_blocks * ModelShard::KvBytesPerBlock(config_, options.kv_dtype),
       .trace = options.trace,
       .group = group_.get(),
       .progress = nullptr};

@@ -51,6 +51,7 @@ class EngineHarness final {
     int32_t max_num_batched_tokens = 512;
     bool prefix_caching = true;
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
+    kernels::DType kv_dtype = kernels::DType::kF16;
     StepTrace* trace = nullptr;
     // More than one rank: a thread each.
     int32_t tensor_size = 1;

@@ -202,7 +202,7 @@ TEST_F(SameBitsTest, ExpOverTheWholeRange) {
 
 TEST_F(SameBitsTest, KvCacheAndAttention) {
   constexpr int32_t kPositions = 300, kKvHeads = 2;
-  for (DType dtype : {DType::kF16, DType::kF32}) {
+  for (DType dtype : {DType::kF16, DType::kI8, DType::kF32}) {
     for (int32_t head_dim : {48, 64}) {
       for (int32_t group : {1, 2, 3, 7}) {
         const int64_t kv_cols = kKvHeads * head_dim, q_cols = kv_cols * group;

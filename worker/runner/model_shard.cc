@@ -13,10 +13,6 @@
 namespace paceline::worker {
 namespace {
 
-kernels::DType KvType(kernels::ComputeType compute) {
-  return compute == kernels::ComputeType::kFloat32 ? kernels::DType::kF32 : kernels::DType::kF16;
-}
-
 absl::Span<std::byte> Bytes(const kernels::MutableMatrix& x) {
   return {reinterpret_cast<std::byte*>(x.data),
           static_cast<size_t>(x.rows * x.cols) * sizeof(float)};
@@ -28,12 +24,11 @@ absl::Span<std::byte> BytesOf(ShardSetup& setup) {
 
 }  // namespace
 
-int64_t ModelShard::KvBytesPerBlock(const model::ModelConfig& config,
-                                    kernels::ComputeType compute) {
+int64_t ModelShard::KvBytesPerBlock(const model::ModelConfig& config, kernels::DType kv_dtype) {
   return kernels::KvLayout{.num_layers = config.num_layers,
                            .num_kv_heads = config.num_kv_heads,
                            .head_dim = config.head_dim,
-                           .dtype = KvType(compute)}
+                           .dtype = kv_dtype}
       .BytesPerBlock();
 }
 
@@ -60,9 +55,9 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
   file.GiveBackPages();
 
   kernels::KvLayout layout = shard->model_->kv_layout();
-  layout.dtype = KvType(options.compute);
+  layout.dtype = options.kv_dtype;
   RETURN_IF_ERROR(kernels::CheckLayout(layout));
-  const int64_t replica_block_bytes = KvBytesPerBlock(config, options.compute);
+  const int64_t replica_block_bytes = KvBytesPerBlock(config, options.kv_dtype);
   const int64_t num_blocks = options.kv_cache_bytes / replica_block_bytes;
   if (num_blocks < 1) {
     return absl::InvalidArgumentError(absl::StrCat("kv-cache-memory: ",

@@ -30,6 +30,7 @@ class ModelShard {
  public:
   struct Options {
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
+    kernels::DType kv_dtype = kernels::DType::kF16;
     int32_t num_threads = 1;
     bool pin_threads = true;
     int32_t max_batch_tokens = 0;
@@ -49,7 +50,7 @@ class ModelShard {
                                                             const Options& options);
 
   // Bytes of one block (32 tokens) of the KV cache of a whole model with this configuration.
-  static int64_t KvBytesPerBlock(const model::ModelConfig& config, kernels::ComputeType compute);
+  static int64_t KvBytesPerBlock(const model::ModelConfig& config, kernels::DType kv_dtype);
 
   // What precedes a step's forward passes.
   absl::Status PrepareBlocks(const StepPlan& plan);

@@ -7,15 +7,20 @@
 #include <string_view>
 
 #include "kernels/gemm/activations.h"
+#include "kernels/tensor_view.h"
 
 namespace paceline::worker {
 
 // Replicas with equal texts continue each other's answers bit for bit: same model file, same
-// release, same types of activations and KV cache, kernels of the same bits (as active now), and a C
-// library whose exp and log are the same. It cannot tell two builds of one release apart.
+// release, same types of activations and KV cache, kernels of the same bits (as active now), and a
+// C library whose exp and log are the same. It cannot tell two builds of one release apart.
 std::string Numerics(std::string_view model_digest,
                      std::string_view release,
-                     kernels::ComputeType compute);
+                     kernels::ComputeType compute,
+                     kernels::DType kv_dtype);
+
+// "f16", "int8" or "f32".
+std::string_view KvDtypeName(kernels::DType kv_dtype);
 
 }  // namespace paceline::worker
 

@@ -92,8 +92,26 @@ double Round(float value, DType dtype) {
   return value == 0 ? 0 : std::nearbyint(value / step) * step;
 }
 
+// What the cache keeps of `x`, heads of head_dim after one another.
+std::vector<double> Stored(const std::vector<float>& x, const Shape& s) {
+  std::vector<double> stored;
+  for (size_t head = 0; head < x.size(); head += s.head_dim) {
+    float largest = 0;
+    for (int32_t d = 0; d < s.head_dim; ++d) largest = std::max(largest, std::fabs(x[head + d]));
+    const double scale = largest / 127.0F;
+    for (int32_t d = 0; d < s.head_dim; ++d) {
+      const float value = x[head + d];
+      stored.push_back(s.dtype == DType::kI8 ? scale * std::nearbyint(value / scale)
+                                             : Round(value, s.dtype));
+    }
+  }
+  return stored;
+}
+
 // Textbook attention of the row at `position`, in double.
 std::vector<double> Oracle(const Shape& s, const Tokens& t, int32_t position) {
+  const std::vector<double> k = Stored(t.k, s);
+  const std::vector<double> v = Stored(t.v, s);
   std::vector<double> out;
   for (int32_t h = 0; h < s.kv_heads * s.group; ++h) {
     const float* q = t.q.data() + position * s.q_cols() + h * s.head_dim;
@@ -101,7 +119,7 @@ std::vector<double> Oracle(const Shape& s, const Tokens& t, int32_t position) {
     std::vector<double> weights(position + 1);
     for (int32_t i = 0; i <= position; ++i) {
       for (int32_t d = 0; d < s.head_dim; ++d) {
-        weights[i] += q[d] * Round(t.k[i * s.kv_cols() + kv + d], s.dtype);
+        weights[i] += q[d] * k[i * s.kv_cols() + kv + d];
       }
       weights[i] *= s.scale();
     }
@@ -111,7 +129,7 @@ std::vector<double> Oracle(const Shape& s, const Tokens& t, int32_t position) {
     for (int32_t d = 0; d < s.head_dim; ++d) {
       double value = 0;
       for (int32_t i = 0; i <= position; ++i) {
-        value += weights[i] / sum * Round(t.v[i * s.kv_cols() + kv + d], s.dtype);
+        value += weights[i] / sum * v[i * s.kv_cols() + kv + d];
       }
       out.push_back(value);
     }
@@ -159,6 +177,7 @@ std::vector<float> OneByOne(const Shape& shape, const Tokens& tokens) {
 }
 
 constexpr Shape kSmol{3, 3, 64, DType::kF16};
+constexpr Shape kSmolInt8{3, 3, 64, DType::kI8};
 
 class PagedAttentionTest : public IsaTest {
  protected:
@@ -171,7 +190,10 @@ TEST_P(PagedAttentionTest, MatchesTextbookAttention) {
                           {1, 1, 16, DType::kF16},
                           {2, 4, 80, DType::kF16},
                           {1, 8, 128, DType::kF32},
-                          {1, 9, 96, DType::kF16}};
+                          {1, 9, 96, DType::kF16},
+                          {3, 3, 64, DType::kI8},
+                          {1, 5, 80, DType::kI8},
+                          {2, 1, 128, DType::kI8}};
   for (const Shape& shape : shapes) {
     const Tokens tokens = RandomTokens(shape, 300, 1);
     Cache cache(shape, 16);
@@ -180,7 +202,10 @@ TEST_P(PagedAttentionTest, MatchesTextbookAttention) {
     for (int32_t position : {0, 1, 31, 32, 100, 255, 256, 257, 299}) {
       const auto expected = Oracle(shape, tokens, position);
       for (size_t i = 0; i < expected.size(); ++i) {
-        ASSERT_NEAR(out[position * shape.q_cols() + i], expected[i], 5e-6)
+        // With int8, queries and weights are rounded to 16 bits of their largest; rarely a tie of
+        // the stored values goes the other way.
+        const double tolerance = shape.dtype == DType::kI8 ? 3e-4 : 5e-6;
+        ASSERT_NEAR(out[position * shape.q_cols() + i], expected[i], tolerance)
             << "head_dim " << shape.head_dim << " position " << position << " element " << i;
       }
     }
@@ -188,7 +213,11 @@ TEST_P(PagedAttentionTest, MatchesTextbookAttention) {
 }
 
 TEST_P(PagedAttentionTest, AnyPrefillSplitGivesTheBitsOfDecodingOneByOne) {
-  for (const Shape& shape : {kSmol, Shape{2, 1, 32, DType::kF32}, Shape{1, 5, 48, DType::kF16}}) {
+  for (const Shape& shape : {kSmol,
+                             Shape{2, 1, 32, DType::kF32},
+                             Shape{1, 5, 48, DType::kF16},
+                             kSmolInt8,
+                             Shape{1, 5, 48, DType::kI8}}) {
     const Tokens tokens = RandomTokens(shape, 300, 2);
     const auto expected = OneByOne(shape, tokens);
     for (int32_t chunk : {300, 256, 100, 33, 7}) {
@@ -262,28 +291,51 @@ TEST_P(PagedAttentionTest, ChunksSharedByThreadsMissNoPosition) {
 }
 
 TEST_P(PagedAttentionTest, InfinityInALaterPositionDoesNotTouchEarlierRows) {
-  const Shape& shape = kSmol;
-  Tokens tokens = RandomTokens(shape, 70, 3);
-  const auto expected = OneByOne(shape, tokens);
-  for (int64_t i = 0; i < shape.kv_cols(); ++i) {
-    tokens.k[50 * shape.kv_cols() + i] = INFINITY;
-    tokens.v[50 * shape.kv_cols() + i] = INFINITY;
+  for (const Shape& shape : {kSmol, kSmolInt8}) {
+    Tokens tokens = RandomTokens(shape, 70, 3);
+    const auto expected = OneByOne(shape, tokens);
+    for (int64_t i = 0; i < shape.kv_cols(); ++i) {
+      tokens.k[50 * shape.kv_cols() + i] = INFINITY;
+      tokens.v[50 * shape.kv_cols() + i] = INFINITY;
+    }
+    Cache cache(shape, 4);
+    const auto table = cache.Add(pool_, tokens, tokens.count);
+    const auto out = Attend(pool_, shape, cache, tokens.q, {{0, tokens.count, 0, table}});
+    EXPECT_TRUE(SameBits(out.data(), expected.data(), 50 * shape.q_cols()));
+    for (int64_t i = 50 * shape.q_cols(); i < 70 * shape.q_cols(); ++i) {
+      ASSERT_FALSE(std::isfinite(out[i])) << i;
+    }
   }
-  Cache cache(shape, 4);
-  const auto table = cache.Add(pool_, tokens, tokens.count);
-  const auto out = Attend(pool_, shape, cache, tokens.q, {{0, tokens.count, 0, table}});
-  EXPECT_TRUE(SameBits(out.data(), expected.data(), 50 * shape.q_cols()));
-  EXPECT_FALSE(std::isfinite(out[50 * shape.q_cols()]));
+}
+
+TEST_P(PagedAttentionTest, OneInfinityInAnyInputOfInt8ReachesTheRow) {
+  const Tokens tokens = RandomTokens(kSmolInt8, 70, 3);
+  for (const auto member : {&Tokens::q, &Tokens::k, &Tokens::v}) {
+    Tokens broken = tokens;
+    (broken.*member)[69 * (member == &Tokens::q ? kSmolInt8.q_cols() : kSmolInt8.kv_cols())] =
+        -INFINITY;
+    Cache cache(kSmolInt8, 4);
+    const auto table = cache.Add(pool_, broken, broken.count);
+    const auto out =
+        Attend(pool_, kSmolInt8, cache, QueryRows(kSmolInt8, broken, 69, 70), {{0, 1, 69, table}});
+    EXPECT_FALSE(std::isfinite(out[0]));
+    EXPECT_TRUE(std::isfinite(out.back())) << "other heads are not touched";
+  }
 }
 
 TEST_P(PagedAttentionTest, HugeScoresDoNotOverflow) {
-  const Shape& shape = kSmol;
-  Tokens tokens = RandomTokens(shape, 300, 4);
-  for (float& q : tokens.q) q *= 1000;
-  Cache cache(shape, 10);
-  const auto table = cache.Add(pool_, tokens, tokens.count);
-  const auto out = Attend(pool_, shape, cache, tokens.q, {{0, tokens.count, 0, table}});
-  for (float value : out) ASSERT_TRUE(std::isfinite(value));
+  for (const Shape& shape : {kSmol, kSmolInt8, Shape{1, 1, 512, DType::kI8}}) {
+    Tokens tokens = RandomTokens(shape, 300, 4);
+    for (float& q : tokens.q) q = q < 0 ? -1000 : 1000;
+    for (float& k : tokens.k) k = k < 0 ? -1 : 1;
+    std::fill_n(tokens.q.data(), shape.head_dim, 1000.0F);  // the largest integers of all
+    std::fill_n(tokens.k.data(), shape.head_dim, 1.0F);
+    std::fill(tokens.v.begin(), tokens.v.end(), 3.0F);
+    Cache cache(shape, 10);
+    const auto table = cache.Add(pool_, tokens, tokens.count);
+    const auto out = Attend(pool_, shape, cache, tokens.q, {{0, tokens.count, 0, table}});
+    for (float value : out) ASSERT_NEAR(value, 3.0F, 1e-3F);
+  }
 }
 
 TEST_P(PagedAttentionTest, WrongInputsAreInvalid) {

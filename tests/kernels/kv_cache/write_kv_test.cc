@@ -1,5 +1,6 @@
 #include "kernels/kv_cache/write_kv.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -67,6 +68,57 @@ TEST_P(WriteKvTest, EverySlotHoldsItsRow) {
   }
 }
 
+TEST_P(WriteKvTest, Int8HoldsEveryHeadWithItsScale) {
+  TestCache cache(DType::kI8);
+  const std::vector<float> k = RandomFloats(40 * 144, 1), v = RandomFloats(40 * 144, 2);
+  std::vector<int32_t> slots;
+  for (int32_t i = 0; i < 40; ++i) slots.push_back((i * 37 + 5) % 128);  // all differ
+  ASSERT_TRUE(
+      WriteKv(pool_, Matrix(k.data(), 40, 144), Matrix(v.data(), 40, 144), slots, 1, cache.view)
+          .ok());
+  for (int32_t i = 0; i < 40; ++i) {
+    const int32_t token = slots[i] % 32;
+    for (int32_t h = 0; h < 3; ++h) {
+      const uint8_t* key = cache.view.Key(slots[i] / 32, 1, h);
+      const uint8_t* value = cache.view.Value(slots[i] / 32, 1, h);
+      const float* head_k = k.data() + i * 144 + h * 48;
+      const float* head_v = v.data() + i * 144 + h * 48;
+      const float k_scale = Read(key + 32 * 48, DType::kF32, token);
+      const float v_scale = Read(value + 32 * 48, DType::kF32, token);
+      const auto largest = [](const float* x) {
+        float most = 0;
+        for (int32_t d = 0; d < 48; ++d) most = std::max(most, std::fabs(x[d]));
+        return most;
+      };
+      EXPECT_FLOAT_EQ(k_scale, largest(head_k) / 127);
+      EXPECT_FLOAT_EQ(v_scale, largest(head_v) / 127);
+      for (int32_t d = 0; d < 48; ++d) {
+        const auto stored_k = static_cast<int8_t>(key[d / 2 * 64 + 2 * token + d % 2]);
+        const auto stored_v = static_cast<int8_t>(value[token / 2 * 96 + 2 * d + token % 2]);
+        EXPECT_NEAR(stored_k * k_scale, head_k[d], 0.5001F * k_scale);
+        EXPECT_NEAR(stored_v * v_scale, head_v[d], 0.5001F * v_scale);
+      }
+    }
+  }
+}
+
+TEST_P(WriteKvTest, Int8KeepsWhatIsNotFiniteAndWhatIsZero) {
+  TestCache cache(DType::kI8);
+  std::vector<float> x(144, 0.0F);
+  x[60] = NAN;        // in head 1
+  x[100] = INFINITY;  // in head 2
+  const std::vector<int32_t> slot = {7};
+  ASSERT_TRUE(
+      WriteKv(pool_, Matrix(x.data(), 1, 144), Matrix(x.data(), 1, 144), slot, 0, cache.view).ok());
+  for (int32_t h = 0; h < 3; ++h) {
+    for (const uint8_t* head : {cache.view.Key(0, 0, h), cache.view.Value(0, 0, h)}) {
+      const float scale = Read(head + 32 * 48, DType::kF32, 7);
+      EXPECT_EQ(std::isnan(scale), h > 0);
+      EXPECT_EQ(scale == 0.0F, h == 0);
+    }
+  }
+}
+
 TEST_P(WriteKvTest, TouchesNothingElse) {
   TestCache cache(DType::kF16);
   const std::vector<float> ones(144, 1.0f);
@@ -102,6 +154,8 @@ TEST(KvLayoutTest, CountsBytes) {
   const KvLayout layout{30, 3, 64, DType::kF16};
   EXPECT_EQ(layout.BytesPerBlock(), 30 * 3 * 2 * 64 * 2 * 32);
   EXPECT_EQ(layout.BytesPerToken(), 23040);
+  const KvLayout int8{30, 3, 64, DType::kI8};
+  EXPECT_EQ(int8.BytesPerToken(), 30 * 3 * 2 * (64 + 4));
 }
 
 TEST(KvLayoutTest, ImpossibleLayoutsAreInvalid) {
@@ -109,7 +163,7 @@ TEST(KvLayoutTest, ImpossibleLayoutsAreInvalid) {
   EXPECT_EQ(CheckLayout({0, 1, 16, DType::kF16}).code(), kInvalid);
   EXPECT_EQ(CheckLayout({1, 1, 24, DType::kF16}).code(), kInvalid);
   EXPECT_EQ(CheckLayout({1, 1, 1024, DType::kF16}).code(), kInvalid);
-  EXPECT_EQ(CheckLayout({1, 1, 16, DType::kI8}).code(), kInvalid);
+  EXPECT_EQ(CheckLayout({1, 1, 16, DType::kI32}).code(), kInvalid);
 }
 
 TEST(CopyBlocksTest, CopiesWholeBlocksInOrder) {

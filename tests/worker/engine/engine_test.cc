@@ -121,6 +121,27 @@ TEST(EngineTest, PreemptionChangesNothing) {
   EXPECT_GT(engine.metrics().vllm_preemptions->Value(), 0);
 }
 
+TEST(EngineTest, TheSameHoldsForACacheOfInt8) {
+  const std::vector<Request>& requests = GetGolden().requests;
+  std::vector<Answer> expected;
+  int num_other = 0;  // than with f16
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EngineHarness alone({.num_blocks = 64, .kv_dtype = kernels::DType::kI8});
+    expected.push_back(alone.Run(requests[i]));
+    num_other += SameAnswer(expected.back(), GetGolden().answers[i]) ? 0 : 1;
+  }
+  EXPECT_GT(num_other, 0);
+  EngineHarness busy({.num_threads = 2,
+                      .num_blocks = 16,
+                      .max_num_batched_tokens = 64,
+                      .kv_dtype = kernels::DType::kI8});
+  for (const Request& request : requests) busy.Submit(request);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_TRUE(SameAnswer(busy.Wait(requests[i].id), expected[i])) << i;
+  }
+  EXPECT_GT(busy.metrics().vllm_preemptions->Value(), 0);
+}
+
 TEST(EngineTest, ThePrefixCacheChangesNothing) {
   EngineHarness engine({.num_blocks = 256});
   ExpectGolden(engine);
@@ -312,13 +333,16 @@ TEST(EngineTest, AnIdleEngineBeats) {
 
 TEST(EngineTest, Float32ComputeIsExactToo) {
   const Request request = EngineHarness::MakeRequest("r", EngineHarness::Prompt(90, 2), 16);
-  EngineHarness alone({.num_blocks = 64, .compute = kernels::ComputeType::kFloat32});
+  EngineHarness alone({.num_blocks = 64,
+                       .compute = kernels::ComputeType::kFloat32,
+                       .kv_dtype = kernels::DType::kF32});
   const Answer golden = alone.Run(request);
   EngineHarness busy({.num_threads = 2,
                       .num_blocks = 256,
                       .max_num_seqs = 16,
                       .max_num_batched_tokens = 16,
-                      .compute = kernels::ComputeType::kFloat32});
+                      .compute = kernels::ComputeType::kFloat32,
+                      .kv_dtype = kernels::DType::kF32});
   for (int i = 0; i < 8; ++i) {
     busy.Submit(EngineHarness::MakeRequest(
         "mate" + std::to_string(i), EngineHarness::Prompt(33 + i, 40 + i), 30));

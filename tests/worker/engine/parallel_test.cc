@@ -13,6 +13,7 @@ struct Layout {
   int32_t tensor_size;
   int32_t num_stages;
   kernels::ComputeType compute = kernels::ComputeType::kInt8;
+  kernels::DType kv_dtype = kernels::DType::kF16;
 };
 
 // Sizes that no number of ranks divides.
@@ -32,6 +33,7 @@ EngineHarness::Options OptionsOf(const Layout& layout) {
           .max_num_seqs = 16,
           .max_num_batched_tokens = 48,
           .compute = layout.compute,
+          .kv_dtype = layout.kv_dtype,
           .tensor_size = layout.tensor_size,
           .num_stages = layout.num_stages};
 }
@@ -72,7 +74,7 @@ std::vector<Answer> RunAll(const Layout& layout) {
 class ParallelTest : public testing::TestWithParam<Layout> {};
 
 TEST_P(ParallelTest, EveryLayoutGivesTheBitsOfOneRank) {
-  const std::vector<Answer> expected = RunAll({1, 1, GetParam().compute});
+  const std::vector<Answer> expected = RunAll({1, 1, GetParam().compute, GetParam().kv_dtype});
   const std::vector<Answer> answers = RunAll(GetParam());
   ASSERT_EQ(answers.size(), expected.size());
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -81,6 +83,7 @@ TEST_P(ParallelTest, EveryLayoutGivesTheBitsOfOneRank) {
   }
 }
 
+constexpr auto kInt8 = kernels::ComputeType::kInt8;
 constexpr auto kFloat = kernels::ComputeType::kFloat32;
 INSTANTIATE_TEST_SUITE_P(Layouts,
                          ParallelTest,
@@ -92,14 +95,17 @@ INSTANTIATE_TEST_SUITE_P(Layouts,
                                          Layout{1, 3},
                                          Layout{1, 5},
                                          Layout{2, 2},
-                                         Layout{2, 1, kFloat},
-                                         Layout{4, 2, kFloat}),
+                                         Layout{2, 1, kFloat, kernels::DType::kF32},
+                                         Layout{4, 2, kFloat, kernels::DType::kF32},
+                                         Layout{4, 2, kInt8, kernels::DType::kI8}),
                          [](const testing::TestParamInfo<Layout>& info) {
                            return absl::StrCat("T",
                                                info.param.tensor_size,
                                                "P",
                                                info.param.num_stages,
-                                               info.param.compute == kFloat ? "Float" : "Int8");
+                                               info.param.compute == kFloat ? "Float" : "Int8",
+                                               "Kv",
+                                               static_cast<int>(info.param.kv_dtype));
                          });
 
 }  // namespace

@@ -9,9 +9,11 @@ namespace paceline::worker {
 namespace {
 
 using kernels::ComputeType;
+using kernels::DType;
 
 TEST(NumericsTest, IsTheSameForTheSame) {
-  EXPECT_EQ(Numerics("d", "1.0", ComputeType::kInt8), Numerics("d", "1.0", ComputeType::kInt8));
+  EXPECT_EQ(Numerics("d", "1.0", ComputeType::kInt8, DType::kF16),
+            Numerics("d", "1.0", ComputeType::kInt8, DType::kF16));
 }
 
 TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
@@ -23,8 +25,10 @@ TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
     for (const char* digest : {"d", "e"}) {
       for (const char* release : {"1.0", "1.1"}) {
         for (const auto compute : {ComputeType::kInt8, ComputeType::kFloat32}) {
-          seen.insert(Numerics(digest, release, compute));
-          ++count;
+          for (const auto kv_dtype : {DType::kF16, DType::kI8, DType::kF32}) {
+            seen.insert(Numerics(digest, release, compute, kv_dtype));
+            ++count;
+          }
         }
       }
     }
@@ -39,7 +43,7 @@ TEST(NumericsTest, IsTheSameForAllTunedInstructionSets) {
   std::set<std::string> seen;
   for (const auto isa : kernels::kAllCpuIsas) {
     if (isa == kernels::CpuIsa::kPortable || !kernels::SetActiveCpuIsa(isa).ok()) continue;
-    seen.insert(Numerics("d", "1.0", ComputeType::kInt8));
+    seen.insert(Numerics("d", "1.0", ComputeType::kInt8, DType::kF16));
   }
   EXPECT_LE(seen.size(), 1);
   EXPECT_TRUE(kernels::SetActiveCpuIsa(before).ok());
