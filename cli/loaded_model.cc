@@ -1,5 +1,6 @@
 #include "cli/loaded_model.h"
 
+#include <limits.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +27,12 @@
 
 namespace paceline::cli {
 namespace {
+
+// Tells replicas apart whose process ids are equal, as they are in containers.
+std::string HostName() {
+  char name[HOST_NAME_MAX + 1] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "host";
+}
 
 int64_t UnixMicros() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -226,7 +233,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
       worker::KvDtypeName(kv_dtype));
 
   v1::WorkerHello& hello = loaded->identity_.hello;
-  hello.set_replica_id(absl::StrCat(name, "-", getpid()));
+  hello.set_replica_id(absl::StrCat(name, "-", HostName(), "-", getpid()));
   hello.set_epoch(UnixMicros());
   hello.set_protocol(worker::kAttachProtocol);
   hello.set_model_id(name);
