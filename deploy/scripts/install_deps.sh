@@ -8,8 +8,8 @@ build=(g++ cmake ninja-build ccache make pkg-config ca-certificates
   libboost-dev libssl-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev
   libpcre2-dev libutf8proc-dev libcli11-dev libyaml-cpp-dev)
 # Tests: GoogleTest and Google Benchmark; Python only for the oracles and the real clients; curl for
-# the line that `paceline serve` prints.
-tests=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv curl)
+# the line that `paceline serve` prints; Prometheus and its promtool for alerts and dashboards.
+tests=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv curl prometheus)
 
 missing=()
 for package in "${build[@]}" "${tests[@]}"; do

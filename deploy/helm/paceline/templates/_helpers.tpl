@@ -1,0 +1,225 @@
+{{- define "paceline.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a selector may name: it never changes for an object that exists. */}}
+{{- define "paceline.selector" -}}
+app.kubernetes.io/name: {{ .Values.nameOverride | default .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "paceline.labels" -}}
+{{ include "paceline.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of pods. Not the chart's version, so that a new chart alone restarts nothing. */}}
+{{- define "paceline.podLabels" -}}
+{{ include "paceline.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* metadata of an object: (dict "root" $ "name" NAME ["component" C] ["annotations" MAP] ["labels" MAP]) */}}
+{{- define "paceline.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "paceline.labels" .root | nindent 2 }}
+  {{- with .component }}
+  app.kubernetes.io/component: {{ . }}
+  {{- end }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "paceline.image" -}}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
+{{- if eq $tag "latest" }}{{ fail "image.tag: latest is not a version" }}{{ end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository $tag -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "paceline.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "paceline.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "paceline.authSecret" -}}
+{{- .Values.auth.existingSecret | default (printf "%s-api-keys" (include "paceline.fullname" .)) -}}
+{{- end -}}
+
+{{- define "paceline.adminSecret" -}}
+{{- .Values.admin.existingSecret | default (printf "%s-admin-keys" (include "paceline.fullname" .)) -}}
+{{- end -}}
+
+{{/* A secret of keys that stays what it is over upgrades: (dict "root" $ "name" NAME) */}}
+{{- define "paceline.keySecret" -}}
+{{- $old := lookup "v1" "Secret" .root.Release.Namespace .name -}}
+apiVersion: v1
+kind: Secret
+metadata:
+  {{- include "paceline.metadata" (dict "root" .root "name" .name "annotations" (dict "helm.sh/resource-policy" "keep")) | nindent 2 }}
+type: Opaque
+data:
+  {{- if and $old (hasKey ($old.data | default dict) "keys") }}
+  keys: {{ index $old.data "keys" }}
+  {{- else }}
+  keys: {{ printf "default:%s\n" (randAlphaNum 40) | b64enc }}
+  {{- end }}
+{{- end -}}
+
+{{/* The pod fields that all pods have in common. */}}
+{{- define "paceline.pod" -}}
+serviceAccountName: {{ include "paceline.serviceAccount" . }}
+automountServiceAccountToken: false
+# A Service named "paceline" would set PACELINE_PORT, which is an option's variable.
+enableServiceLinks: false
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  {{- with .Values.security }}
+  {{- if not (kindIs "invalid" .runAsUser) }}
+  runAsUser: {{ .runAsUser | int64 }}
+  {{- end }}
+  {{- if not (kindIs "invalid" .runAsGroup) }}
+  runAsGroup: {{ .runAsGroup | int64 }}
+  {{- end }}
+  {{- if not (kindIs "invalid" .fsGroup) }}
+  fsGroup: {{ .fsGroup | int64 }}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
+  {{- end }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- end -}}
+
+{{- define "paceline.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end -}}
+
+{{/* Where a pod may run: (dict "values" V "selector" LABELS) */}}
+{{- define "paceline.scheduling" -}}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- if .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- toYaml .values.topologySpreadConstraints | nindent 2 }}
+{{- else if .selector }}
+topologySpreadConstraints:
+  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- $.selector | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "paceline.logArgs" -}}
+- --log-level={{ .Values.log.level }}
+- --log-format={{ .Values.log.format }}
+{{- end -}}
+
+{{/* An entry of .Values.models with its defaults: (dict "root" $ "model" M), as JSON. */}}
+{{- define "paceline.model" -}}
+{{- $m := mergeOverwrite (deepCopy .root.Values.modelDefaults) .model -}}
+{{- $at := printf "models[%s]" $m.name -}}
+{{- $ranks := mul $m.parallelism.tensor $m.parallelism.pipeline -}}
+{{- if mod $ranks $m.parallelism.nodes -}}
+{{- fail (printf "%s.parallelism: tensor x pipeline (%d) does not divide by nodes (%d)" $at $ranks ($m.parallelism.nodes | int)) -}}
+{{- end -}}
+{{- if and $m.source.path (not $m.storage.existingClaim) -}}
+{{- fail (printf "%s.source.path: needs storage.existingClaim, the claim that holds the file" $at) -}}
+{{- end -}}
+{{- if and $m.storage.existingClaim (not $m.source.path) -}}
+{{- fail (printf "%s.storage.existingClaim: needs source.path, the file in it" $at) -}}
+{{- end -}}
+{{- if and $m.storage.persistent (or $m.storage.existingClaim (gt ($m.parallelism.nodes | int) 1)) -}}
+{{- fail (printf "%s.storage.persistent: neither with storage.existingClaim nor with parallelism.nodes" $at) -}}
+{{- end -}}
+{{- if $m.autoscaling.enabled -}}
+{{- if not .root.Values.vllmMetrics -}}
+{{- fail (printf "%s.autoscaling: needs vllmMetrics" $at) -}}
+{{- end -}}
+{{- if and $m.autoscaling.queuedTokens (gt (len .root.Values.models) 1) -}}
+{{- fail (printf "%s.autoscaling.queuedTokens: the routers' queue is that of all models, and there are several" $at) -}}
+{{- end -}}
+{{- if gt ($m.autoscaling.minReplicas | int) ($m.autoscaling.maxReplicas | int) -}}
+{{- fail (printf "%s.autoscaling.minReplicas: more than maxReplicas" $at) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq (toString $m.rollout.maxSurge) "0") (eq (toString $m.rollout.maxUnavailable) "0") -}}
+{{- fail (printf "%s.rollout: maxSurge and maxUnavailable are both 0" $at) -}}
+{{- end -}}
+{{- $_ := set $m "fullname" (printf "%s-%s" (include "paceline.fullname" .root) $m.name) -}}
+{{- $_ := set $m "servedName" ($m.servedName | default $m.name) -}}
+{{- $_ := set $m "ranks" ($ranks | int) -}}
+{{- if $m.source.path -}}
+{{- $_ := set $m "file" $m.source.path -}}
+{{- else if $m.source.hf -}}
+{{- $parts := regexSplit "/" (trimPrefix "hf://" $m.source.hf) 3 -}}
+{{- $repo := regexSplit "@" (index $parts 1) 2 -}}
+{{- $revision := "main" -}}
+{{- if gt (len $repo) 1 }}{{ $revision = index $repo 1 }}{{ end -}}
+{{- $_ := set $m "url" (printf "%s/%s/%s/resolve/%s/%s" .root.Values.downloader.hfEndpoint (index $parts 0) (index $repo 0) $revision (index $parts 2)) -}}
+{{- $_ := set $m "file" (base $m.url) -}}
+{{- else -}}
+{{- $_ := set $m "url" $m.source.url -}}
+{{- $_ := set $m "file" (base (index (regexSplit "[?#]" $m.url 2) 0)) -}}
+{{- end -}}
+{{- toJson $m -}}
+{{- end -}}
+
+{{- define "paceline.modelSelector" -}}
+{{ include "paceline.selector" .root }}
+app.kubernetes.io/component: worker
+paceline.dev/model: {{ .m.name }}
+{{- end -}}

@@ -1,0 +1,282 @@
+"""What every rendered manifest must keep to: the restricted profile, limits, probes, no secret in the
+open, and only the network paths that are needed."""
+
+import re
+
+import pytest
+
+import chart
+
+SETS = list(chart.value_sets())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pods_keep_to_the_restricted_profile(name):
+    seen = 0
+    for where, _, spec in chart.pods(chart.objects(name)):
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"] is True, where
+        assert pod.get("runAsUser") != 0, where
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert not spec.get("hostNetwork") and not spec.get("hostPID") and not spec.get("hostIPC")
+        assert spec["automountServiceAccountToken"] is False, where
+        # A Service called "paceline" would otherwise set the variable of an option.
+        assert spec["enableServiceLinks"] is False, where
+        allowed = {"emptyDir", "secret", "persistentVolumeClaim"}
+        for volume in spec.get("volumes", []):
+            assert set(volume) - {"name"} <= allowed, (where, volume)
+        for container in chart.containers(spec):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, where
+            assert context["readOnlyRootFilesystem"] is True, where
+            assert context["capabilities"] == {"drop": ["ALL"]}, where
+            assert "privileged" not in context, where
+            seen += 1
+    assert seen >= 3
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_containers_have_limits_and_a_version(name):
+    for where, _, spec in chart.pods(chart.objects(name)):
+        for container in chart.containers(spec):
+            resources = container["resources"]
+            assert {"cpu", "memory"} <= set(resources["requests"]), (where, container["name"])
+            assert "memory" in resources["limits"], (where, container["name"])
+            assert re.search(r"(:[\w.-]+|@sha256:[0-9a-f]{64})$", container["image"]), where
+            assert not container["image"].endswith(":latest"), where
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_servers_have_three_different_probes(name):
+    for where, labels, spec in chart.pods(chart.objects(name)):
+        for container in spec["containers"]:
+            if labels["app.kubernetes.io/component"] == "test":
+                continue
+            if labels.get("paceline.dev/leader") == "false":
+                # A node other than the first opens no port to ask; its process ends when it cannot go on.
+                assert "ports" not in container
+                continue
+            probes = []
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                assert probe in container, (where, probe)
+                probes.append(str(container[probe].get("httpGet", container[probe].get("tcpSocket"))))
+            assert len(set(probes)) == 3, where
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_grace_period_covers_the_drain(name):
+    for _, labels, spec in chart.pods(chart.objects(name)):
+        if labels["app.kubernetes.io/component"] != "router":
+            continue
+        container = spec["containers"][0]
+        drain = int(argument(container, "--drain-seconds"))
+        pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert spec["terminationGracePeriodSeconds"] > drain + pre_stop
+
+
+def argument(container, option):
+    values = [a.split("=", 1)[1] for a in container["args"] if a.startswith(option + "=")]
+    assert len(values) == 1, (option, container["args"])
+    return values[0]
+
+
+def selects(selector, labels):
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_selectors_find_their_pods(name):
+    manifests = chart.objects(name)
+    pods = list(chart.pods(manifests))
+    for o in manifests:
+        where = f"{o['kind']}/{o['metadata']['name']}"
+        if o["kind"] in ("Deployment", "StatefulSet"):
+            assert selects(o["spec"]["selector"], o["spec"]["template"]["metadata"]["labels"]), where
+        elif o["kind"] == "Service":
+            found = [spec for _, labels, spec in pods
+                     if selects({"matchLabels": o["spec"]["selector"]}, labels)]
+            assert found, where
+            for port in o["spec"]["ports"]:
+                for spec in found:
+                    names = [p["name"] for c in spec["containers"] for p in c.get("ports", [])]
+                    assert port["targetPort"] in names, (where, port)
+        elif o["kind"] in ("PodDisruptionBudget", "PodMonitor"):
+            assert any(selects(o["spec"]["selector"], labels) for _, labels, _ in pods), where
+
+
+def test_routers_look_for_rank_0_of_every_model():
+    manifests = chart.objects("everything")
+    service = next(o for o in manifests if o["kind"] == "Service"
+                   and o["spec"].get("clusterIP") == "None")
+    found = {where for where, labels, _ in chart.pods(manifests)
+             if selects({"matchLabels": service["spec"]["selector"]}, labels)}
+    assert found == {"Deployment/test-paceline-small", "StatefulSet/test-paceline-kept",
+                     "Deployment/test-paceline-device",
+                     "LeaderWorkerSet/test-paceline-big/leaderTemplate"}
+    router = next(spec for _, labels, spec in chart.pods(manifests)
+                  if labels["app.kubernetes.io/component"] == "router")
+    assert argument(router["containers"][0], "--workers") == \
+        f"dns:///{service['metadata']['name']}.llm.svc:50061"
+
+
+# ---- network -------------------------------------------------------------------------------------
+
+def can_reach(manifests, source, target, port, namespace="llm"):
+    """Whether the policies let a connection of a pod with labels `source` reach port of `target`.
+    `source` or `target` None: somewhere else, in `namespace`."""
+    policies = [o["spec"] for o in manifests if o["kind"] == "NetworkPolicy"]
+
+    def peer_matches(peer, labels):
+        if "ipBlock" in peer:
+            return labels is None and namespace == "internet"
+        if "namespaceSelector" in peer:
+            wanted = peer["namespaceSelector"].get("matchLabels", {})
+            return labels is None and wanted.get("kubernetes.io/metadata.name", namespace) == namespace
+        return labels is not None and selects(peer["podSelector"], labels)
+
+    def allowed(direction, key, own, other):
+        if own is None:
+            return True
+        chosen = [p for p in policies if selects(p["podSelector"], own)]
+        if not chosen:
+            return True
+        for policy in chosen:
+            assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+            for rule in policy.get(direction, []):
+                ports = [p["port"] for p in rule.get("ports", [{"port": port}])]
+                if port in ports and any(peer_matches(p, other) for p in rule[key]):
+                    return True
+        return False
+
+    return (allowed("egress", "to", source, target) and allowed("ingress", "from", target, source))
+
+
+@pytest.fixture(name="network")
+def _network():
+    manifests = chart.objects("everything")
+    labels = {where.split("/", 1)[1]: labels for where, labels, _ in chart.pods(manifests)}
+    return manifests, {
+        "router": labels["test-paceline-router"], "small": labels["test-paceline-small"],
+        "claim": labels["test-paceline-device"], "leader": labels["test-paceline-big/leaderTemplate"],
+        "node": labels["test-paceline-big/workerTemplate"], "test": labels["test-paceline-test"],
+        "client": {"app": "client"}, "operator": {"role": "operator"}}
+
+
+@pytest.mark.parametrize("source, target, port, allowed", [
+    ("client", "router", 8000, True),
+    ("client", "router", 50051, True),
+    ("test", "router", 8000, True),
+    ("client", "router", 8002, False),
+    ("client", "router", 50052, False),
+    ("client", "small", 50061, False),
+    ("client", "small", 8002, False),
+    ("operator", "router", 50052, True),
+    ("router", "small", 50061, True),
+    ("router", "leader", 50061, True),
+    ("router", "small", 8002, False),
+    ("router", "router", 8002, False),
+    ("small", "router", 8000, False),
+    ("small", "leader", 50061, False),
+    ("node", "leader", 29500, True),
+    ("leader", "node", 40000, True),
+    ("node", "small", 50061, False),
+    ("small", "small", 40000, False),
+])
+def test_who_may_reach_whom(network, source, target, port, allowed):
+    manifests, pod = network
+    assert can_reach(manifests, pod[source], pod[target], port) is allowed
+
+
+@pytest.mark.parametrize("pod, namespace, port, inward, allowed", [
+    ("router", "monitoring", 8002, True, True),
+    ("small", "monitoring", 8002, True, True),
+    ("router", "monitoring", 8000, True, False),
+    ("small", "other", 50061, True, False),
+    ("router", "kube-system", 53, False, True),
+    ("router", "internet", 443, False, False),
+    ("small", "internet", 443, False, True),   # downloads its model
+    ("small", "internet", 80, False, False),
+    ("claim", "internet", 443, False, False),  # has it in a claim
+    ("claim", "kube-system", 53, False, False),
+    ("node", "internet", 443, False, False),
+])
+def test_who_may_reach_what_is_outside(network, pod, namespace, port, inward, allowed):
+    manifests, pods = network
+    ends = (None, pods[pod]) if inward else (pods[pod], None)
+    assert can_reach(manifests, *ends, port, namespace=namespace) is allowed
+
+
+# ---- secrets -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", SETS)
+def test_no_secret_lies_in_the_open(name):
+    """Keys are in Secrets and reach processes as files: not in arguments, variables or ConfigMaps."""
+    for where, _, spec in chart.pods(chart.objects(name)):
+        for container in chart.containers(spec):
+            for argument_ in container.get("args", []):
+                assert not re.match(r"--(api|admin)-key=", argument_), where
+            for variable in container.get("env", []):
+                assert "secretKeyRef" not in str(variable), where
+                assert not re.search(r"KEY|TOKEN$|SECRET|PASSWORD", variable["name"]), where
+        for volume in spec.get("volumes", []):
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] == 0o440, where
+    for o in chart.kind(name, "ConfigMap"):
+        assert "keys" not in o.get("data", {})
+
+
+def test_a_generated_key_is_long_random_and_kept():
+    def key():
+        chart.objects.cache_clear()
+        return {o["metadata"]["name"]: o for o in chart.kind("keys", "Secret")}
+    one, two = key(), key()
+    assert set(one) == {"test-paceline-api-keys", "test-paceline-admin-keys"}
+    for name, secret in one.items():
+        assert secret["data"]["keys"] != two[name]["data"]["keys"]
+        assert len(secret["data"]["keys"]) > 60
+        assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_a_given_secret_is_used_and_none_made():
+    assert not chart.kind("keys_from_elsewhere", "Secret")
+    used = {volume["secret"]["secretName"]
+            for _, _, spec in chart.pods(chart.objects("keys_from_elsewhere"))
+            for volume in spec.get("volumes", []) if "secret" in volume}
+    assert used == {"clients", "operators"}
+
+
+# ---- features ------------------------------------------------------------------------------------
+
+def test_nothing_asks_for_rights():
+    for name in SETS:
+        assert not chart.kind(name, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+
+
+def test_what_scales_has_no_fixed_number():
+    for name in ("autoscaling", "autoscaling_groups", "autoscaling_claims"):
+        scaled = {(o["spec"]["scaleTargetRef"]["kind"], o["spec"]["scaleTargetRef"]["name"])
+                  for o in chart.kind(name, "ScaledObject", "HorizontalPodAutoscaler")}
+        found = {(o["kind"], o["metadata"]["name"]): o.get("spec") for o in chart.objects(name)}
+        assert scaled
+        for target in scaled:
+            assert "replicas" not in found[target]
+
+
+def test_groups_restart_as_one_and_know_their_size():
+    group = chart.kind("multi_node", "LeaderWorkerSet")[0]
+    template = group["spec"]["leaderWorkerTemplate"]
+    assert (template["size"], template["restartPolicy"]) == (4, "RecreateGroupOnPodRestart")
+    assert template["subGroupPolicy"] == {"subGroupSize": 2}
+    assert "leaderworkerset.sigs.k8s.io/exclusive-topology" in group["metadata"]["annotations"]
+    for part in ("leaderTemplate", "workerTemplate"):
+        container = template[part]["spec"]["containers"][0]
+        assert argument(container, "--nnodes") == "4"
+        assert argument(container, "--tensor-parallel-size") == "4"
+        assert argument(container, "--pipeline-parallel-size") == "2"
+
+
+def test_gpus_are_asked_for_and_have_shared_memory():
+    spec = chart.kind("gpu", "Deployment")[0]["spec"]["template"]["spec"]
+    for kind in ("requests", "limits"):
+        assert spec["containers"][0]["resources"][kind]["nvidia.com/gpu"] == 1
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in spec["volumes"]
