@@ -36,7 +36,10 @@ CpuIsa DetectCpuIsa() {
   constexpr uint32_t kAvx512 = kBmi1 | kBmi2 | kF | kDq | kBw | kVl;
   if ((state & kZmmState) != kZmmState || (b & kAvx512) != kAvx512) return CpuIsa::kAvx2;
   constexpr uint32_t kVnni = 1u << 11;
-  return (c & kVnni) != 0 ? CpuIsa::kAvx512Vnni : CpuIsa::kAvx512;
+  if ((c & kVnni) == 0) return CpuIsa::kAvx512;
+  constexpr uint32_t kBf16 = 1u << 5;
+  const bool has_bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kBf16) != 0;
+  return has_bf16 ? CpuIsa::kAvx512Bf16 : CpuIsa::kAvx512Vnni;
 }
 
 CpuIsa BestCpuIsa() {
@@ -61,6 +64,8 @@ absl::string_view CpuIsaName(CpuIsa isa) {
       return "avx512bw";
     case CpuIsa::kAvx512Vnni:
       return "avx512vnni";
+    case CpuIsa::kAvx512Bf16:
+      return "avx512bf16";
   }
   return "unknown";
 }
@@ -75,7 +80,7 @@ absl::StatusOr<CpuIsa> ParseCpuIsa(absl::string_view name) {
     if (name == CpuIsaName(isa)) return isa;
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "unknown CPU instruction set '", name, "' (known: portable, avx2, avx512bw, avx512vnni)"));
+      "unknown CPU instruction set '", name, "' (known: portable, avx2, avx512bw, avx512vnni, avx512bf16)"));
 }
 
 bool CpuIsaSupported(CpuIsa isa) { return isa <= BestCpuIsa(); }

@@ -42,6 +42,15 @@ inline float Bfloat16ToFloat(uint16_t b) {
   return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
 }
 
+// To nearest even; subnormal numbers become 0, as VDPBF16PS takes them.
+inline uint16_t FloatToBfloat16(float f) {
+  const uint32_t bits = std::bit_cast<uint32_t>(f);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);  // NaN: quiet
+  if (magnitude < 0x00800000) return static_cast<uint16_t>(bits >> 16 & 0x8000);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 }  // namespace paceline::kernels
 
 #endif  // PACELINE_KERNELS_HALF_H_

@@ -13,6 +13,7 @@ ActivationForm ActivationFormFor(WeightFormat format, ComputeType compute) {
     case WeightFormat::kF32:
     case WeightFormat::kF16:
     case WeightFormat::kBF16:
+    case WeightFormat::kBF16Pairs:
       return ActivationForm::kFloat32;
     case WeightFormat::kQ8_0:
     case WeightFormat::kQ4_0:

@@ -8,7 +8,8 @@
 
 namespace paceline::kernels {
 
-enum class WeightFormat { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+// kBF16Pairs: bf16 as kBF16 in a file, multiplied with inputs rounded to bf16.
+enum class WeightFormat { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kBF16Pairs };
 
 constexpr int64_t kPackRows = 16;              // rows interleaved in a packed group
 constexpr int64_t kBlockK = 32;                // columns of a quantised block
@@ -25,6 +26,8 @@ struct alignas(64) ActivationBlock {
   int8_t high[4];  // three of them are 0
   int32_t wide_quad;
 };
+
+// 16 rows of bf16 pairs: [k / 2][16][2]; subnormal weights are 0.
 
 // 16 rows x 32 columns of Q4_1: byte [j][r][t] holds column 4j+t in its low and 16+4j+t in its high
 // nibble; value = d[r] * nibble + m[r]. Same bytes as 16 GGUF blocks, in another order.
@@ -55,8 +58,8 @@ struct GemmArgs {
   int64_t num_groups;
   int64_t num_rows;  // valid rows of w from the first group on (the last group may be padded)
   int64_t k;
-  const void* x;     // ActivationBlock[m][k/32] or float[m][x_stride]
-  int64_t x_stride;  // elements (blocks or floats) between rows of x
+  const void* x;     // ActivationBlock[m][k/32], float[m][x_stride] or pairs [m][k/2]
+  int64_t x_stride;  // elements (blocks, floats or pairs) between rows of x
   int64_t m;
   float* y;  // y[i * y_stride + r]
   int64_t y_stride;
@@ -66,10 +69,26 @@ struct GemmArgs {
 
 struct GemmKernels {
   // Indexed by WeightFormat; null where the pair does not exist (int8 with float weights).
-  void (*int8[6])(const GemmArgs&);
-  void (*float32[6])(const GemmArgs&);
+  void (*int8[7])(const GemmArgs&);
+  void (*float32[7])(const GemmArgs&);
   void (*quantize_row)(const float* x, int64_t k, ActivationBlock* out);
 };
+
+// Two activations rounded to bf16, as numbers.
+struct FloatPair {
+  float first;
+  float second;
+};
+
+struct Bf16Kernels {
+  void (*matmul)(const GemmArgs&);
+  bool float_pairs;  // x is FloatPair[m][k/2], not two bf16 in 32 bits each
+};
+
+extern const Bf16Kernels kBf16Portable;
+extern const Bf16Kernels kBf16Avx2;
+extern const Bf16Kernels kBf16Avx512;
+extern const Bf16Kernels kBf16Avx512Bf16;
 
 extern const GemmKernels kGemmPortable;
 extern const GemmKernels kGemmAvx2;

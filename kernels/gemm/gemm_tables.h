@@ -12,6 +12,11 @@ inline const GemmKernels& ActiveGemmKernels() {
   return Select(IsaTables<GemmKernels>{&kGemmPortable, &kGemmAvx2, &kGemmAvx512, &kGemmAvx512Vnni});
 }
 
+inline const Bf16Kernels& ActiveBf16Kernels() {
+  return Select(
+      IsaTables<Bf16Kernels>{&kBf16Portable, &kBf16Avx2, &kBf16Avx512, nullptr, &kBf16Avx512Bf16});
+}
+
 }  // namespace paceline::kernels
 
 #endif  // PACELINE_KERNELS_GEMM_GEMM_TABLES_H_

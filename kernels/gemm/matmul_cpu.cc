@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/gemm/gemm_tables.h"
@@ -113,6 +114,19 @@ void PlainKernel(const GemmArgs& args) {
   });
 }
 
+void Bf16Kernel(const GemmArgs& args) {
+  ForEachOutput(args, [&](const uint8_t* group, int lane, int64_t i) {
+    const auto* const w = reinterpret_cast<const uint16_t*>(group);
+    const auto* const x = static_cast<const FloatPair*>(args.x) + i * args.x_stride;
+    float sum = 0;
+    for (int64_t j = 0; j < args.k / 2; ++j) {
+      const uint16_t* const pair = w + 2 * (16 * j + lane);
+      sum += Bfloat16ToFloat(pair[0]) * x[j].first + Bfloat16ToFloat(pair[1]) * x[j].second;
+    }
+    return sum;
+  });
+}
+
 void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {
   for (int64_t b = 0; b < k / kBlockK; ++b, x += kBlockK) {
     ActivationBlock& block = out[b];
@@ -149,7 +163,35 @@ void QuantizeRow(const float* x, int64_t k, ActivationBlock* out) {
   }
 }
 
+// x rounded to bf16, in pairs as the active kernel wants them and memory of the calling thread that
+// the next call reuses.
+absl::StatusOr<const void*> RoundToBf16(ThreadPool& pool, const Activations& x) {
+  thread_local AlignedBuffer buffer;
+  const bool floats = ActiveBf16Kernels().float_pairs;
+  const size_t bytes = static_cast<size_t>(x.rows() * x.cols()) * (floats ? 4 : 2);
+  if (bytes > buffer.size()) {
+    auto larger = AlignedBuffer::Allocate(bytes);
+    if (!larger.ok()) return larger.status();
+    buffer = *std::move(larger);
+  }
+  void* const rounded = buffer.data();
+  pool.ForRange(x.rows(), x.cols(), [&](WorkRange rows) {
+    const float* const from = x.float_row(0);
+    for (int64_t i = rows.begin * x.cols(); i < rows.end * x.cols(); ++i) {
+      const uint16_t bits = FloatToBfloat16(from[i]);
+      if (floats) {
+        static_cast<float*>(rounded)[i] = Bfloat16ToFloat(bits);
+      } else {
+        static_cast<uint16_t*>(rounded)[i] = bits;
+      }
+    }
+  });
+  return rounded;
+}
+
 }  // namespace
+
+const Bf16Kernels kBf16Portable = {Bf16Kernel, /*float_pairs=*/true};
 
 const GemmKernels kGemmPortable = {
     .int8 = {nullptr, nullptr, nullptr, Int8Kernel<Q8_0>, Int8Kernel<Q4_0>, Int8Kernel<Q4_1>},
@@ -184,12 +226,21 @@ absl::Status Matmul(ThreadPool& pool,
   const GemmKernels& kernels = ActiveGemmKernels();
   const auto format = static_cast<size_t>(w.format());
   const bool int8 = x.form() == ActivationForm::kInt8;
-  const auto kernel = int8 ? kernels.int8[format] : kernels.float32[format];
+  const bool bf16 = w.format() == WeightFormat::kBF16Pairs && !int8;
+  const auto kernel = bf16   ? ActiveBf16Kernels().matmul
+                      : int8 ? kernels.int8[format]
+                             : kernels.float32[format];
   if (kernel == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("Matmul: int8 activations with ", WeightFormatName(w.format()), " weights"));
   }
   if (x.rows() == 0) return absl::OkStatus();
+  const void* input = int8 ? static_cast<const void*>(x.block_row(0)) : x.float_row(0);
+  if (bf16) {
+    const absl::StatusOr<const void*> rounded = RoundToBf16(pool, x);
+    if (!rounded.ok()) return rounded.status();
+    input = *rounded;
+  }
   // Work is dealt in pairs of groups, which the tuned kernels like to take together.
   const int64_t cost_ns = 2 * kPackRows * w.k() * x.rows() / 100;  // at 100 GMAC/s
   // As much of w at a time as stays in L2 while all rows of x pass.
@@ -205,8 +256,8 @@ absl::Status Matmul(ThreadPool& pool,
       args.num_groups = groups.end - groups.begin;
       args.num_rows = std::min(groups.end * kPackRows, w.n()) - first_row;
       args.k = w.k();
-      args.x = int8 ? static_cast<const void*>(x.block_row(0)) : x.float_row(0);
-      args.x_stride = int8 ? w.k() / kBlockK : w.k();
+      args.x = input;
+      args.x_stride = w.k() / (int8 ? kBlockK : bf16 ? 2 : 1);
       args.m = x.rows();
       args.y = y.data + first_row;
       args.y_stride = y.row_stride;

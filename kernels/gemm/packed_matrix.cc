@@ -74,6 +74,14 @@ void PackRow(WeightFormat format, const uint8_t* row, int64_t k, int64_t lane, u
     case WeightFormat::kBF16:
       for (int64_t i = 0; i < k; ++i) std::memcpy(group + 2 * (16 * i + lane), row + 2 * i, 2);
       return;
+    case WeightFormat::kBF16Pairs:
+      for (int64_t i = 0; i < k; ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, row + 2 * i, 2);
+        if ((bits & 0x7f80) == 0) bits &= 0x8000;  // subnormal
+        std::memcpy(group + 2 * (16 * (i / 2 * 2) + 2 * lane + i % 2), &bits, 2);
+      }
+      return;
   }
 }
 
@@ -92,6 +100,8 @@ absl::string_view WeightFormatName(WeightFormat format) {
       return "F16";
     case WeightFormat::kBF16:
       return "BF16";
+    case WeightFormat::kBF16Pairs:
+      return "BF16_pairs";
     case WeightFormat::kQ8_0:
       return "Q8_0";
     case WeightFormat::kQ4_0:
@@ -111,6 +121,8 @@ int64_t RowBytes(WeightFormat format, int64_t k) {
     case WeightFormat::kF16:
     case WeightFormat::kBF16:
       return 2 * k;
+    case WeightFormat::kBF16Pairs:
+      return k % 2 == 0 ? 2 * k : 0;
     case WeightFormat::kQ8_0:
       return blocks * sizeof(FileQ8_0);
     case WeightFormat::kQ4_0:
@@ -203,6 +215,10 @@ void UnpackRow(const PackedMatrix& w, int64_t row, float* out) {
         break;
       case WeightFormat::kBF16:
         out[i] = Bfloat16ToFloat(reinterpret_cast<const uint16_t*>(group)[16 * i + lane]);
+        break;
+      case WeightFormat::kBF16Pairs:
+        out[i] = Bfloat16ToFloat(
+            reinterpret_cast<const uint16_t*>(group)[16 * (i / 2 * 2) + 2 * lane + i % 2]);
         break;
     }
   }

@@ -93,6 +93,15 @@ struct Avx2 {
     };
     return {widen(p), widen(p + 8)};
   }
+  static F32 LowBfloat16(Bytes x) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(x.low, 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(x.high, 16))};
+  }
+  static F32 HighBfloat16(Bytes x) {
+    const __m256i mask = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000));
+    return {_mm256_castsi256_ps(_mm256_and_si256(x.low, mask)),
+            _mm256_castsi256_ps(_mm256_and_si256(x.high, mask))};
+  }
   static void StoreHalfFirst(uint16_t* p, F32 x, int64_t count) {
     if (count <= 0) return;
     constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;

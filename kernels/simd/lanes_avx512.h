@@ -68,6 +68,12 @@ struct Avx512 {
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
   }
+  // The first and the second bf16 of every lane.
+  static F32 LowBfloat16(Bytes x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))}; }
+  static F32 HighBfloat16(Bytes x) {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000));
+    return {_mm512_castsi512_ps(_mm512_and_si512(x.v, mask))};
+  }
   static void StoreHalfFirst(uint16_t* p, F32 x, int64_t count) {
     const __m256i half = _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm256_mask_storeu_epi16(p, Mask(count), half);

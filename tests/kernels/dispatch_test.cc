@@ -55,6 +55,8 @@ TEST_F(DispatchTest, WhatTheCompilerFindsIsSupported) {
                 __builtin_cpu_supports("avx512vl"));
   EXPECT_EQ(CpuIsaSupported(CpuIsa::kAvx512Vnni),
             CpuIsaSupported(CpuIsa::kAvx512) && __builtin_cpu_supports("avx512vnni"));
+  EXPECT_EQ(CpuIsaSupported(CpuIsa::kAvx512Bf16),
+            CpuIsaSupported(CpuIsa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16"));
 }
 
 TEST_F(DispatchTest, TheBestSupportedSetIsActive) {
@@ -76,11 +78,12 @@ TEST_F(DispatchTest, AWrongEnvironmentIsAnErrorAndChangesNothing) {
 }
 
 TEST_F(DispatchTest, SelectTakesTheBestTableThatIsThere) {
-  const int portable = 0, avx2 = 1, avx512 = 2, avx512vnni = 3;
+  const int portable = 0, avx2 = 1, avx512 = 2, avx512vnni = 3, avx512bf16 = 4;
   for (CpuIsa isa : kAllCpuIsas) {
     if (!SetActiveCpuIsa(isa).ok()) continue;  // not on this machine
     const int rank = static_cast<int>(isa);
-    EXPECT_EQ(Select(IsaTables<int>{&portable, &avx2, &avx512, &avx512vnni}), rank);
+    EXPECT_EQ(Select(IsaTables<int>{&portable, &avx2, &avx512, &avx512vnni, &avx512bf16}), rank);
+    EXPECT_EQ(Select(IsaTables<int>{&portable, &avx2, &avx512, &avx512vnni}), std::min(rank, 3));
     EXPECT_EQ(Select(IsaTables<int>{&portable, &avx2, &avx512}), std::min(rank, 2));
     EXPECT_EQ(Select(IsaTables<int>{&portable, nullptr, nullptr, nullptr}), 0);
     EXPECT_EQ(Select(IsaTables<int>{&portable, nullptr, &avx512}), rank < 2 ? 0 : 2);

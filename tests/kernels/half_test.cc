@@ -49,5 +49,26 @@ TEST(HalfTest, LargeFloatsBecomeInfinity) {
   EXPECT_EQ(FloatToHalf(INFINITY), 0x7c00);
 }
 
+TEST(Bfloat16Test, EveryNumberSurvivesTheRoundTrip) {
+  for (uint32_t b = 0; b < 65536; ++b) {
+    const uint32_t exponent = b & 0x7f80;
+    const bool nan = exponent == 0x7f80 && (b & 0x7f) != 0;
+    const uint32_t expected = exponent == 0 ? b & 0x8000 : nan ? b | 0x40 : b;
+    EXPECT_EQ(FloatToBfloat16(Bfloat16ToFloat(static_cast<uint16_t>(b))), expected);
+  }
+}
+
+TEST(Bfloat16Test, FloatsRoundToTheNearestAndTiesToEven) {
+  for (uint32_t b = 0x80; b < 0x7f7f; ++b) {
+    const float low = Bfloat16ToFloat(static_cast<uint16_t>(b));
+    const float high = Bfloat16ToFloat(static_cast<uint16_t>(b + 1));
+    const float middle = low + (high - low) / 2;
+    EXPECT_EQ(FloatToBfloat16(middle), b % 2 == 0 ? b : b + 1) << b;
+    EXPECT_EQ(FloatToBfloat16(std::nextafter(middle, 0.0f)), b) << b;
+    EXPECT_EQ(FloatToBfloat16(-std::nextafter(middle, INFINITY)), (b + 1) | 0x8000) << b;
+  }
+  EXPECT_EQ(FloatToBfloat16(3.4e38f), 0x7f80);
+}
+
 }  // namespace
 }  // namespace paceline::kernels

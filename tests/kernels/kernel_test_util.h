@@ -99,7 +99,7 @@ inline TestWeights RandomWeights(WeightFormat format, int64_t n, int64_t k, uint
   for (int64_t row = 0; row < n; ++row) {
     double* const out = w.values.data() + row * k;
     if (format == WeightFormat::kF32 || format == WeightFormat::kF16 ||
-        format == WeightFormat::kBF16) {
+        format == WeightFormat::kBF16 || format == WeightFormat::kBF16Pairs) {
       std::normal_distribution<float> normal(0.0f, 0.1f);
       for (int64_t i = 0; i < k; ++i) {
         if (format == WeightFormat::kF16) {
@@ -111,7 +111,7 @@ inline TestWeights RandomWeights(WeightFormat format, int64_t n, int64_t k, uint
         float value = normal(random);
         uint32_t bits;
         std::memcpy(&bits, &value, 4);
-        if (format == WeightFormat::kBF16) bits &= 0xffff0000;
+        if (format != WeightFormat::kF32) bits &= 0xffff0000;
         if (format == WeightFormat::kF32) put16(static_cast<uint16_t>(bits));
         put16(static_cast<uint16_t>(bits >> 16));
         std::memcpy(&value, &bits, 4);
@@ -151,7 +151,8 @@ constexpr WeightFormat kAllFormats[] = {WeightFormat::kF32,
                                         WeightFormat::kBF16,
                                         WeightFormat::kQ8_0,
                                         WeightFormat::kQ4_0,
-                                        WeightFormat::kQ4_1};
+                                        WeightFormat::kQ4_1,
+                                        WeightFormat::kBF16Pairs};
 constexpr WeightFormat kQuantizedFormats[] = {
     WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_1};
 

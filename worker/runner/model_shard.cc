@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
     RETURN_IF_ERROR(group->all->Broadcast(BytesOf(setup), /*root=*/0));
   }
   shard->pool_ = std::make_unique<kernels::ThreadPool>(options.num_threads, options.pin_threads);
-  WeightLoader loader(file, *shard->pool_, options.progress);
+  WeightLoader loader(file, options.compute, *shard->pool_, options.progress);
   ASSIGN_OR_RETURN(shard->model_,
                    LoadModel(file,
                              config,

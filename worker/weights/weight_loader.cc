@@ -66,7 +66,14 @@ absl::StatusOr<const model::TensorInfo*> WeightLoader::Find(const std::string& n
 }
 
 kernels::WeightFormat WeightLoader::Format(const std::string& name) const {
-  return ToWeightFormat(file_.FindTensor(name)->type);
+  return FormatOf(*file_.FindTensor(name));
+}
+
+kernels::WeightFormat WeightLoader::FormatOf(const model::TensorInfo& tensor) const {
+  const kernels::WeightFormat format = ToWeightFormat(tensor.type);
+  const bool in_pairs = format == kernels::WeightFormat::kBF16 &&
+                        compute_ == kernels::ComputeType::kInt8 && tensor.shape[0] % 2 == 0;
+  return in_pairs ? kernels::WeightFormat::kBF16Pairs : format;
 }
 
 absl::StatusOr<int64_t> WeightLoader::Rows(const std::string& name) const {
@@ -80,6 +87,7 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const Tens
   int64_t k = 0;
   int64_t bytes = 0;
   model::TensorType type{};
+  kernels::WeightFormat format{};
   for (const auto& [name, begin, rows_end] : tensors) {
     ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
     if (tensor->shape.size() != 2 || (k != 0 && tensor->shape[0] != k)) {
@@ -92,21 +100,22 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const Tens
     }
     k = tensor->shape[0];
     type = tensor->type;
+    format = FormatOf(*tensor);
     const int64_t end = rows_end < 0 ? tensor->shape[1] : rows_end;
     if (begin < 0 || begin >= end || end > tensor->shape[1]) {
       return absl::InvalidArgumentError(absl::StrCat(
           "gguf: tensor '", name, "' has ", tensor->shape[1], " rows, not ", begin, " to ", end));
     }
-    const int64_t row_bytes = kernels::RowBytes(ToWeightFormat(type), k);
+    const int64_t row_bytes = kernels::RowBytes(format, k);
     bytes += (end - begin) * row_bytes;
     sources.push_back({.data = tensor->data + begin * row_bytes, .num_rows = end - begin});
   }
   if (turn_rows > 0) {
-    const int64_t row_bytes = kernels::RowBytes(ToWeightFormat(type), k);
+    const int64_t row_bytes = kernels::RowBytes(format, k);
     ASSIGN_OR_RETURN(sources, ByTurns(tensors, sources, row_bytes, turn_rows));
   }
   ASSIGN_OR_RETURN(kernels::PackedMatrix packed,
-                   kernels::PackRows(pool_, ToWeightFormat(type), sources, k));
+                   kernels::PackRows(pool_, format, sources, k));
   Loaded(bytes);
   packed_bytes_ += packed.bytes();
   return packed;

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/gemm/activations.h"
 #include "kernels/gemm/packed_matrix.h"
 #include "model/gguf/gguf_file.h"
 
@@ -33,8 +34,11 @@ class WeightLoader {
   // Called after each tensor with the bytes loaded so far and in all.
   using Progress = std::function<void(int64_t loaded_bytes, int64_t total_bytes)>;
 
-  WeightLoader(const model::GgufFile& file, kernels::ThreadPool& pool, Progress progress)
-      : file_(file), pool_(pool), progress_(std::move(progress)) {}
+  WeightLoader(const model::GgufFile& file,
+               kernels::ComputeType compute,
+               kernels::ThreadPool& pool,
+               Progress progress)
+      : file_(file), compute_(compute), pool_(pool), progress_(std::move(progress)) {}
 
   // Rows of one or more [n_i, k] tensors with the same k and type, packed as one matrix: one
   // tensor after the other or, with `turn_rows`, by turns of so many rows, of which each tensor's
@@ -58,7 +62,10 @@ class WeightLoader {
   absl::StatusOr<const model::TensorInfo*> Find(const std::string& name) const;
   void Loaded(int64_t bytes);
 
+  kernels::WeightFormat FormatOf(const model::TensorInfo& tensor) const;
+
   const model::GgufFile& file_;
+  const kernels::ComputeType compute_;
   kernels::ThreadPool& pool_;
   Progress progress_;
   int64_t loaded_bytes_ = 0;

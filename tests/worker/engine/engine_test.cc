@@ -142,6 +142,23 @@ TEST(EngineTest, TheSameHoldsForACacheOfInt8) {
   EXPECT_GT(busy.metrics().vllm_preemptions->Value(), 0);
 }
 
+TEST(EngineTest, TheSameHoldsForWeightsOfBf16) {
+  const model::TinyModelOptions bf16{.weight_type = model::TensorType::kBF16,
+                                     .embedding_type = model::TensorType::kBF16};
+  const std::vector<Request>& requests = GetGolden().requests;
+  std::vector<Answer> expected;
+  for (const Request& request : requests) {
+    EngineHarness alone({.model = bf16, .num_blocks = 32});
+    expected.push_back(alone.Run(request));
+  }
+  EngineHarness busy(
+      {.model = bf16, .num_threads = 2, .num_blocks = 16, .max_num_batched_tokens = 64});
+  for (const Request& request : requests) busy.Submit(request);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_TRUE(SameAnswer(busy.Wait(requests[i].id), expected[i])) << i;
+  }
+}
+
 TEST(EngineTest, ThePrefixCacheChangesNothing) {
   EngineHarness engine({.num_blocks = 256});
   ExpectGolden(engine);
