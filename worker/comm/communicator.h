@@ -65,7 +65,8 @@ class Communicator {
   absl::Status Broadcast(absl::Span<std::byte> data, int root);
 
   // To the one rank `to`, which calls Recv with the same size. Send returns once the data has been
-  // taken over; as long as the backend has room that is before the peer receives it.
+  // taken over; as long as the backend has room that is before the peer receives it. Ranks of
+  // several hosts may send to each other whatever the room: who waits takes in what comes.
   absl::Status Send(absl::Span<const std::byte> data, int to);
   absl::Status Recv(absl::Span<std::byte> data, int from);
 

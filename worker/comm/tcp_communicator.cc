@@ -27,6 +27,7 @@ namespace {
 
 constexpr int64_t kReduceBytes = 256 << 10;  // of a vector at a time; bounds the scratch memory
 constexpr int kMaxPieces = 64;               // of one system call
+constexpr size_t kEarlyBytes = 256 << 10;    // read at a time while waiting to send
 constexpr int64_t kNewsNs = 1'000'000'000;   // how much later than its data a peer's news may come
 
 int64_t NowNs() { return SteadyClock::Get().NowNs(); }
@@ -101,7 +102,11 @@ class TcpCommunicator final : public Communicator {
  private:
   struct Peer {
     std::string host;
-    News news;  // as far as it has come
+    // Read while this rank could not send: the peer may have to send before it takes anything.
+    std::vector<std::byte> early;
+    size_t early_taken = 0;
+    bool has_ended = false;  // met while reading early
+    News news;               // as far as it has come
     size_t news_bytes = 0;
     bool has_left = false;
   };
@@ -213,8 +218,10 @@ class TcpCommunicator final : public Communicator {
     message.msg_iov = pieces.data();
     message.msg_iovlen = static_cast<size_t>(transfer.Pieces(pieces));
     const int fd = mesh_.data[transfer.peer].fd();
-    const ssize_t n =
-        transfer.is_send ? sendmsg(fd, &message, MSG_NOSIGNAL) : recvmsg(fd, &message, 0);
+    const bool has_early = !transfer.is_send && !peers_[transfer.peer].early.empty();
+    const ssize_t n = transfer.is_send ? sendmsg(fd, &message, MSG_NOSIGNAL)
+                      : has_early      ? TakeEarly(peers_[transfer.peer], message)
+                                       : recvmsg(fd, &message, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
     if (n <= 0) return Lost(transfer.peer, n == 0 ? "connection closed" : std::strerror(errno));
     const int64_t before = transfer.done;
@@ -224,6 +231,50 @@ class TcpCommunicator final : public Communicator {
       RETURN_IF_ERROR(CheckSameStep(step, transfer.step, transfer.peer));
     }
     return true;
+  }
+
+  // As recvmsg, from what was read early.
+  static ssize_t TakeEarly(Peer& peer, const msghdr& message) {
+    ssize_t taken = 0;
+    for (size_t i = 0; i < message.msg_iovlen; ++i) {
+      const iovec& piece = message.msg_iov[i];
+      const size_t n = std::min(piece.iov_len, peer.early.size() - peer.early_taken);
+      std::memcpy(piece.iov_base, peer.early.data() + peer.early_taken, n);
+      peer.early_taken += n;
+      taken += static_cast<ssize_t>(n);
+    }
+    if (peer.early_taken == peer.early.size()) {
+      peer.early.clear();
+      peer.early_taken = 0;
+    }
+    return taken;
+  }
+
+  // While this rank cannot send: all peers that it is not receiving from, in rank order.
+  void PollForEarly() {
+    const auto is_open = [](const Transfer& transfer) { return !transfer.is_complete(); };
+    if (std::none_of(transfers_.begin(), transfers_.end(), [&](const Transfer& transfer) {
+          return is_open(transfer) && transfer.is_send;
+        })) {
+      return;
+    }
+    for (int peer = 0; peer < size(); ++peer) {
+      const bool is_receiving = std::any_of(transfers_.begin(), transfers_.end(), [&](auto& t) {
+        return is_open(t) && !t.is_send && t.peer == peer;
+      });
+      const bool reads = peer != rank() && !is_receiving && !peers_[peer].has_ended;
+      polls_.push_back({reads ? mesh_.data[peer].fd() : -1, POLLIN, 0});
+    }
+  }
+
+  void ReadEarly(int peer_rank) {
+    Peer& peer = peers_[peer_rank];
+    const size_t before = peer.early.size();
+    peer.early.resize(before + kEarlyBytes);
+    const ssize_t n = recv(mesh_.data[peer_rank].fd(), peer.early.data() + before, kEarlyBytes, 0);
+    peer.early.resize(before + static_cast<size_t>(std::max<ssize_t>(n, 0)));
+    // Whoever needs it meets its end.
+    peer.has_ended = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
   }
 
   // Waits until a transfer can go on, a peer has news, or Abort is called. Without waiting it only
@@ -239,6 +290,8 @@ class TcpCommunicator final : public Communicator {
       const short event = transfer.is_send ? POLLOUT : POLLIN;
       polls_.push_back({mesh_.data[transfer.peer].fd(), event, 0});
     }
+    const size_t first_early = polls_.size();
+    if (timeout_ms > 0) PollForEarly();
     poll(polls_.data(), polls_.size(), timeout_ms);
     if (aborted_.load()) {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -246,6 +299,9 @@ class TcpCommunicator final : public Communicator {
     }
     for (int peer = 0; peer < size(); ++peer) {
       if (polls_[1 + peer].revents != 0) RETURN_IF_ERROR(ReadNews(peer));
+    }
+    for (size_t i = first_early; i < polls_.size(); ++i) {
+      if (polls_[i].revents != 0) ReadEarly(static_cast<int>(i - first_early));
     }
     return absl::OkStatus();
   }
