@@ -28,6 +28,7 @@ constexpr int64_t kMaxBackoffMs = 60'000;
 constexpr int64_t kForgetBackoffMs = 60'000;
 constexpr int64_t kCrashWindowMs = 600'000;
 constexpr size_t kCrashLimit = 5;
+constexpr int64_t kTryAgainMs = 1000;
 
 std::string Describe(int wait_status) {
   if (WIFSIGNALED(wait_status)) {
@@ -42,6 +43,10 @@ std::string Describe(int wait_status) {
   return absl::StrCat("status ", WEXITSTATUS(wait_status));
 }
 
+bool WantsToTryAgain(int wait_status) {
+  return WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == kTryAgainExit;
+}
+
 // Starts this binary with `arguments`; -1 and errno when the system refuses.
 pid_t StartProcess(std::vector<std::string>& arguments, const std::vector<int>& inherited_fds) {
   std::string program = "/proc/self/exe";
@@ -54,9 +59,8 @@ pid_t StartProcess(std::vector<std::string>& arguments, const std::vector<int>& 
   std::vector<char*> environment;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
-    if (text.substr(0, 9) != "PACELINE_" || text.substr(0, 17) == "PACELINE_CPU_ISA=") {
-      environment.push_back(*entry);
-    }
+    const bool configures = text.substr(0, 9) == "PACELINE_" || text.substr(0, 4) == "LWS_";
+    if (!configures || text.substr(0, 17) == "PACELINE_CPU_ISA=") environment.push_back(*entry);
   }
   environment.push_back(nullptr);
 
@@ -92,6 +96,7 @@ absl::Status ChildProcesses::Spawn(Child& child) {
   absl::StatusOr<Launch> launch = child.launch();
   if (!launch.ok()) return launch.status();
   child.resources = launch->resources;
+  child.first_rank = launch->first_rank;
   child.started_ms = SteadyClock::Get().NowMs();
   for (std::vector<std::string>& arguments : launch->commands) {
     const pid_t pid = StartProcess(arguments, launch->inherited_fds);
@@ -127,8 +132,10 @@ absl::Status ChildProcesses::Tend(int64_t now_ms) {
 
 int ChildProcesses::Reap(Child& child, size_t ended, int wait_status) {
   const bool has_others = child.pids.size() > 1;
-  if (has_others) {
-    spdlog::warn("rank {} ended with {}; ending the others", ended, Describe(wait_status));
+  if (has_others && !WantsToTryAgain(wait_status)) {
+    spdlog::warn("rank {} ended with {}; ending the others",
+                 child.first_rank + ended,
+                 Describe(wait_status));
   }
   for (size_t i = 0; i < child.pids.size(); ++i) {
     if (i != ended) kill(child.pids[i], SIGKILL);
@@ -148,6 +155,10 @@ absl::Status ChildProcesses::OnExit(Child& child, pid_t pid, int wait_status, in
   const int64_t ran_ms = now_ms - child.started_ms;
   if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 2 && child.deaths_ms.empty()) {
     return absl::InvalidArgumentError("a worker refused its configuration (see above)");
+  }
+  if (WantsToTryAgain(wait_status)) {
+    child.restart_at_ms = now_ms + kTryAgainMs;
+    return absl::OkStatus();
   }
   std::erase_if(child.deaths_ms, [&](int64_t t) { return now_ms - t > kCrashWindowMs; });
   child.deaths_ms.push_back(now_ms);

@@ -16,11 +16,16 @@
 
 namespace paceline::cli {
 
+// Exit status of a child that could not begin for want of others, with nothing wrong in itself: it
+// is started again after a second and that counts as no death.
+constexpr int kTryAgainExit = 4;
+
 // Processes that live and die together: when one ends, so do the others.
 struct Launch {
   std::vector<std::vector<std::string>> commands;  // arguments after the program's name
   std::vector<int> inherited_fds;                  // theirs too, under the same numbers
   std::shared_ptr<void> resources;                 // kept while they run
+  int first_rank = 0;                              // number of the first one, for the log
 };
 
 class ChildProcesses {
@@ -34,7 +39,8 @@ class ChildProcesses {
   absl::Status Start(std::function<absl::StatusOr<Launch>()> launch);
 
   // Call on SIGCHLD and now and then: takes leave of children that ended and starts those again
-  // whose back-off (1, 2, 4 … 60 s; forgotten after a minute of running) is over.
+  // whose back-off (1, 2, 4 … 60 s; forgotten after a minute of running) is over, or a second after
+  // kTryAgainExit.
   // InvalidArgument when a child ended with status 2 at its first start (its message is on
   // stderr); Internal when one died five times in ten minutes.
   absl::Status Tend(int64_t now_ms);
@@ -47,6 +53,7 @@ class ChildProcesses {
     std::function<absl::StatusOr<Launch>()> launch;
     std::shared_ptr<void> resources;
     std::vector<pid_t> pids;  // none: not running; -1: that one has ended
+    int first_rank = 0;
     int64_t started_ms = 0;
     int64_t restart_at_ms = 0;
     int64_t backoff_ms = 1000;

@@ -109,9 +109,9 @@ kernels::DType KvDtypeOf(const EngineOptions& options) {
 
 int32_t ThreadsPerRank(const EngineOptions& options) {
   if (options.threads > 0) return options.threads;
-  return worker::ThreadsPerReplica(
-      worker::UsableCpus(),
-      options.replicas_on_host * options.tensor_parallel_size * options.pipeline_parallel_size);
+  const int32_t ranks = options.tensor_parallel_size * options.pipeline_parallel_size;
+  return worker::ThreadsPerReplica(worker::UsableCpus(),
+                                   options.replicas_on_host * ranks / options.num_nodes);
 }
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptions& options,
@@ -176,22 +176,25 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
     kv_bytes = ParseBytes(options.kv_cache_memory);
     kv_reason = "as --kv-cache-memory says";
     ASSIGN_OR_RETURN(const worker::HostMemory memory, worker::ReadHostMemory());
-    if (kv_bytes < block_bytes || kv_bytes > memory.TotalBytes()) {
+    if (kv_bytes < block_bytes || kv_bytes / options.num_nodes > memory.TotalBytes()) {
       return absl::InvalidArgumentError(absl::StrFormat(
           "--kv-cache-memory: %d bytes; give at least one block of 32 tokens (%d) and "
-          "at most this machine's memory (%d)",
+          "at most this machine's memory (%d)%s",
           kv_bytes,
           block_bytes,
-          memory.TotalBytes()));
+          memory.TotalBytes(),
+          options.num_nodes == 1 ? "" : " for each node"));
     }
   } else {
+    // A node has its share of the replica.
+    const int64_t nodes = options.num_nodes;
     ASSIGN_OR_RETURN(const worker::KvCacheSize size,
-                     worker::SuggestKvCacheBytes({.model_bytes = file.file_bytes(),
-                                                  .bytes_per_token = block_bytes / 32,
+                     worker::SuggestKvCacheBytes({.model_bytes = file.file_bytes() / nodes,
+                                                  .bytes_per_token = block_bytes / 32 / nodes,
                                                   .max_model_len = max_model_len,
                                                   .max_num_seqs = options.max_num_seqs,
                                                   .num_replicas = options.replicas_on_host}));
-    kv_bytes = size.bytes;
+    kv_bytes = size.bytes * nodes;
     kv_reason = size.explanation;
   }
 

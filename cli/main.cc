@@ -104,6 +104,7 @@ int Main(int argc, char** argv) {
                    worker.engine.replicas_on_host,
                    "Workers that share this machine's memory and cores")
       ->check(CLI::Range(1, 64));
+  AddNodeOptions(*worker_command, worker.nodes);
   worker_command->add_flag("--die-with-parent", worker.die_with_parent)->group("");
   worker_command->add_option("--rank", worker.rank)->group("");
   worker_command->add_option("--rank-fds", worker.rank_fds)->delimiter(',')->group("");

@@ -141,6 +141,19 @@ void AddWorkerOptions(CLI::App& app, WorkerOptions& options) {
   AddSwitch(app, "vllm-metrics", options.vllm_metrics, "Export vllm: metric names as well");
 }
 
+void AddNodeOptions(CLI::App& app, NodeOptions& options) {
+  const auto add = [&app](const char* name, auto& value, const char* help) {
+    return app.add_option(absl::StrCat("--", name), value, help)->envname(EnvironmentName(name));
+  };
+  add("nnodes", options.count, "Hosts that share the ranks; default: LWS_GROUP_SIZE, or 1")
+      ->check(CLI::Range(1, 64));
+  add("node-rank", options.rank, "Number of this host, from 0; default: LWS_WORKER_INDEX")
+      ->check(CLI::Range(0, 63));
+  add("master-addr", options.master_addr, "Address of node 0; default: LWS_LEADER_ADDRESS");
+  Add(app, "master-port", options.master_port, "Port at node 0 where the ranks meet")
+      ->check(Port());
+}
+
 void AddRouterOptions(CLI::App& app, RouterOptions& options) {
   Add(app, "host", options.host, "Address to listen on");
   Add(app, "port", options.port, "HTTP port (0: a free one)")->check(Port());

@@ -34,10 +34,20 @@ struct EngineOptions {
   int32_t pipeline_parallel_size = 1;
   std::string step_trace;        // file for the trace of engine steps; empty: none
   int32_t replicas_on_host = 1;  // shares memory and cores with so many others
+  int32_t num_nodes = 1;         // hosts that share its ranks evenly
+};
+
+// The hosts that share a worker's ranks, each with a supervisor of its own (cli/nodes.h).
+struct NodeOptions {
+  int32_t count = 0;        // 0: not given
+  int32_t rank = -1;        // of this host; -1: not given
+  std::string master_addr;  // of node 0
+  int32_t master_port = 29500;
 };
 
 struct WorkerOptions {
   EngineOptions engine;
+  NodeOptions nodes;
   std::string host = "127.0.0.1";
   int32_t port = 50061;
   std::string operator_host = "127.0.0.1";
@@ -124,6 +134,7 @@ void AddLogOptions(CLI::App& app, LogOptions& options);
 void AddOperatorHost(CLI::App& app, std::string& host);
 void AddEngineOptions(CLI::App& app, EngineOptions& options);
 void AddWorkerOptions(CLI::App& app, WorkerOptions& options);
+void AddNodeOptions(CLI::App& app, NodeOptions& options);
 void AddRouterOptions(CLI::App& app, RouterOptions& options);
 // --config FILE (cli/config_file.h reads it before the options are parsed).
 void AddConfigOption(CLI::App& app, std::string& path);

@@ -10,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "cli/child_processes.h"
 #include "cli/loaded_model.h"
+#include "cli/rank_guard.h"
 #include "cli/shutdown.h"
+#include "cli/version.h"
 #include "cli/worker_arguments.h"
 #include "kernels/dispatch.h"
 #include "model/gguf/gguf_file.h"
@@ -19,6 +21,7 @@
 #include "proto/support/status_macros.h"
 #include "worker/models/partition.h"
 #include "worker/runner/model_shard.h"
+#include "worker/runner/numerics.h"
 
 namespace paceline::cli {
 namespace {
@@ -45,20 +48,27 @@ absl::StatusOr<OpenModel> Open(const std::string& path) {
   return model;
 }
 
+worker::HostPlace HostPlaceOf(const WorkerOptions& options) {
+  return {.node = options.nodes.rank, .num_nodes = options.nodes.count};
+}
+
 // Fresh shared memory for each start.
 absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
                                    const LogOptions& log,
                                    int64_t step_bytes) {
-  ASSIGN_OR_RETURN(
-      worker::LocalRanks ranks,
-      worker::LocalRanks::Create(
-          options.engine.tensor_parallel_size, options.engine.pipeline_parallel_size, step_bytes));
+  ASSIGN_OR_RETURN(worker::LocalRanks ranks,
+                   worker::LocalRanks::Create(options.engine.tensor_parallel_size,
+                                              options.engine.pipeline_parallel_size,
+                                              HostPlaceOf(options),
+                                              step_bytes));
   Launch launch;
+  launch.first_rank = ranks.first();
   launch.inherited_fds = ranks.fds();
   WorkerOptions rank = options;
   rank.die_with_parent = true;
   rank.rank_fds = launch.inherited_fds;
-  for (rank.rank = 0; rank.rank < ranks.sizes.num_ranks(); ++rank.rank) {
+  for (int32_t i = 0; i < ranks.count(); ++i) {
+    rank.rank = ranks.first() + i;
     launch.commands.push_back(WorkerArguments(rank, log));
   }
   launch.resources = std::make_shared<worker::LocalRanks>(std::move(ranks));
@@ -101,18 +111,45 @@ absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log)
 }
 
 absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions& options) {
+  const EngineOptions& engine = options.engine;
   ASSIGN_OR_RETURN(const worker::LocalRanks ranks,
-                   worker::LocalRanks::Open(options.engine.tensor_parallel_size,
-                                            options.engine.pipeline_parallel_size,
+                   worker::LocalRanks::Open(engine.tensor_parallel_size,
+                                            engine.pipeline_parallel_size,
+                                            HostPlaceOf(options),
                                             options.rank_fds));
-  return worker::JoinLocalRanks(ranks, options.rank);
+  if (options.nodes.count == 1) return worker::JoinLocalRanks(ranks, options.rank);
+  RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
+  ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
+  // Ranks that would compute other bits, or another share, are not of this group.
+  const std::string numerics =
+      worker::Numerics(model.file->Digest(), kVersion, ComputeTypeOf(engine), KvDtypeOf(engine));
+  auto group = worker::JoinRanksOfNodes(
+      ranks,
+      options.rank,
+      {.master_addr = options.nodes.master_addr,
+       .master_port = options.nodes.master_port,
+       .group = absl::StrCat(
+           numerics, " ", engine.tensor_parallel_size, "x", engine.pipeline_parallel_size)});
+  if (absl::IsFailedPrecondition(group.status())) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(std::string(group.status().message()),
+                     ": give every node the same model file, release, --compute-dtype, "
+                     "--kv-cache-dtype, "
+                     "--tensor-parallel-size and --pipeline-parallel-size (this one: ",
+                     numerics,
+                     ")"));
+  }
+  if (group.ok()) {
+    RETURN_IF_ERROR(StartRankGuard((*group)->peers));
+    (*group)->peers.clear();
+  }
+  return group;
 }
 
-absl::Status RunOtherRank(const WorkerOptions& options) {
+absl::Status RunOtherRank(const WorkerOptions& options, worker::RankGroup& group) {
   const EngineOptions& engine = options.engine;
   RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
   ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
-  ASSIGN_OR_RETURN(const std::unique_ptr<worker::RankGroup> group, JoinRanks(options));
   const int32_t num_threads = ThreadsPerRank(engine);
   std::unique_ptr<worker::StepTrace> trace;
   if (!engine.step_trace.empty()) {
@@ -129,7 +166,7 @@ absl::Status RunOtherRank(const WorkerOptions& options) {
                           .num_threads = num_threads,
                           .pin_threads = false,
                           .trace = trace.get(),
-                          .group = group.get(),
+                          .group = &group,
                           .progress = nullptr});
 }
 

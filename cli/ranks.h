@@ -16,11 +16,12 @@ namespace paceline::cli {
 // they died five times in ten minutes.
 absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log);
 
-// This rank's group. Errors: those of joining, which name the ranks that did not come.
+// This rank's group. Errors: those of joining, which name the ranks that did not come;
+// FailedPrecondition when the leader is of another group.
 absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions& options);
 
 // A rank that is not the leader, until the leader ends it.
-absl::Status RunOtherRank(const WorkerOptions& options);
+absl::Status RunOtherRank(const WorkerOptions& options, worker::RankGroup& group);
 
 }  // namespace paceline::cli
 

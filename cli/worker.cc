@@ -1,13 +1,16 @@
 // `paceline worker`: one replica: a model behind the worker plane.
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cli/child_processes.h"
 #include "cli/commands.h"
 #include "cli/loaded_model.h"
+#include "cli/nodes.h"
 #include "cli/progress.h"
 #include "cli/ranks.h"
 #include "cli/shutdown.h"
@@ -58,20 +61,15 @@ class WorkerStatusHandler final : public router::HttpHandler {
   const int32_t lease_ms_;
 };
 
-absl::Status Run(const WorkerOptions& options) {
-  std::unique_ptr<worker::RankGroup> group;
-  if (options.rank >= 0) {
-    auto joined = JoinRanks(options);
-    if (!joined.ok()) return joined.status();
-    group = *std::move(joined);
-  }
+// `group`: of a worker that has several ranks.
+absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
   std::unique_ptr<LoadedModel> model;
   {
     ProgressBar bar(absl::StrCat("loading ", ModelNameFromPath(options.engine.model)));
     LoadedModel::Settings settings{.lease_ms = options.lease_ms,
                                    .vllm_metrics = options.vllm_metrics,
                                    .progress = nullptr,
-                                   .group = group.get()};
+                                   .group = group};
     // Several workers share the terminal under `serve`, which reports for them.
     if (!options.die_with_parent) {
       settings.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
@@ -112,27 +110,49 @@ absl::Status Run(const WorkerOptions& options) {
   return absl::OkStatus();
 }
 
+// Whether a group failed for want of another rank, and may do better next time.
+bool IsLostRank(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsAborted(status) ||
+         absl::IsDeadlineExceeded(status) || absl::IsAlreadyExists(status);
+}
+
+// One of several ranks; the exit status.
+int RunOneRank(const WorkerOptions& options) {
+  const bool has_nodes = options.nodes.count > 1;
+  auto group = JoinRanks(options);
+  if (!group.ok()) {
+    if (!has_nodes || !IsLostRank(group.status())) return Fail(group.status());
+    // Other nodes start, and start anew, when they like.
+    spdlog::warn("{}", std::string(group.status().message()));
+    return kTryAgainExit;
+  }
+  if (options.rank == 0) {
+    const absl::Status status = Run(options, group->get());
+    return status.ok() ? 0 : Fail(status);
+  }
+  const absl::Status status = RunOtherRank(options, **group);
+  if (IsLostRank(status)) {
+    spdlog::error("{}", std::string(status.message()));
+    return worker::kLostRankExit;
+  }
+  if (!status.ok()) return Fail(status);
+  return has_nodes ? kTryAgainExit : 0;  // the leader ended in good order, and may come again
+}
+
 }  // namespace
 
-int RunWorker(const WorkerOptions& options, const LogOptions& log) {
+int RunWorker(const WorkerOptions& given, const LogOptions& log) {
   InitLog("worker", log.level, log.format == "json" ? LogFormat::kJson : LogFormat::kText);
-  if (options.die_with_parent) DieWithParent();
+  if (given.die_with_parent) DieWithParent();
+  WorkerOptions options = given;
+  if (const absl::Status status = SettleNodes(&std::getenv, options); !status.ok()) {
+    return Fail(status);
+  }
+  options.engine.num_nodes = options.nodes.count;
+  if (options.rank >= 0) return RunOneRank(options);
   const EngineOptions& engine = options.engine;
   const bool has_ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size > 1;
-  absl::Status status;
-  if (has_ranks && options.rank < 0) {
-    status = SuperviseRanks(options, log);
-  } else if (options.rank > 0) {
-    status = RunOtherRank(options);
-    const absl::StatusCode code = status.code();
-    if (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kAborted ||
-        code == absl::StatusCode::kDeadlineExceeded) {
-      spdlog::error("{}", std::string(status.message()));
-      return worker::kLostRankExit;
-    }
-  } else {
-    status = Run(options);
-  }
+  const absl::Status status = has_ranks ? SuperviseRanks(options, log) : Run(options, nullptr);
   return status.ok() ? 0 : Fail(status);
 }
 

@@ -52,9 +52,15 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
   if (!engine.kv_cache_memory.empty()) add("--kv-cache-memory", engine.kv_cache_memory);
   if (engine.max_model_len > 0) add("--max-model-len", absl::StrCat(engine.max_model_len));
   if (!engine.step_trace.empty()) add("--step-trace", engine.step_trace);
+  if (options.nodes.count > 1) {
+    add("--nnodes", absl::StrCat(options.nodes.count));
+    add("--node-rank", absl::StrCat(options.nodes.rank));
+    add("--master-addr", options.nodes.master_addr);
+    add("--master-port", absl::StrCat(options.nodes.master_port));
+  }
   if (options.rank >= 0) {
     add("--rank", absl::StrCat(options.rank));
-    add("--rank-fds", absl::StrJoin(options.rank_fds, ","));
+    if (!options.rank_fds.empty()) add("--rank-fds", absl::StrJoin(options.rank_fds, ","));
   }
   return arguments;
 }

@@ -83,6 +83,7 @@ EngineHarness::EngineHarness(const Options& options)
   config_ = *config;
   const auto ranks = LocalRanks::Create(options.tensor_size,
                                         options.num_stages,
+                                        HostPlace{},
                                         options.max_num_batched_tokens * config_.hidden_size * 4);
   PACELINE_CHECK(ranks.ok(), std::string(ranks.status().message()));
   for (int32_t rank = 1; rank < ranks->sizes.num_ranks(); ++rank) {

@@ -1,5 +1,7 @@
 #include "worker/comm/tcp_replica.h"
 
+#include <fcntl.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -64,6 +66,9 @@ absl::StatusOr<TcpReplica> Join(const TcpOptions& options,
   TcpOptions of_stage = options;
   of_stage.group = absl::StrCat(absl::Hex(mesh.incarnation), "/", rank / stage_size);
   TcpReplica replica;
+  for (const Socket& control : mesh.control) {
+    replica.peers.emplace_back(control.is_open() ? fcntl(control.fd(), F_DUPFD_CLOEXEC, 0) : -1);
+  }
   replica.all = MakeTcpCommunicator(std::move(mesh), rank, options.spin_us);
   replica.all->set_timeout_ms(options.join_timeout_ms);
   auto stage = JoinStage(of_stage, rank, stage_size, hosts, memory, *replica.all);

@@ -5,10 +5,12 @@
 #define PACELINE_WORKER_COMM_TCP_REPLICA_H_
 
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/shm_group.h"
+#include "worker/comm/socket.h"
 #include "worker/comm/tcp_rendezvous.h"
 
 namespace paceline::worker {
@@ -17,6 +19,8 @@ namespace paceline::worker {
 struct TcpReplica {
   std::unique_ptr<Communicator> all;    // options.size ranks
   std::unique_ptr<Communicator> stage;  // stage_size ranks; this one is rank % stage_size
+  // By rank: copies of connections to the others that close when those end; not to be read.
+  std::vector<Socket> peers;
 };
 
 // `stage_memory` is that of this rank's stage when one host holds all its ranks, made by whoever

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <utility>
 
 #include "proto/support/status_macros.h"
 #include "worker/comm/shm_communicator.h"
+#include "worker/comm/tcp_replica.h"
 
 namespace paceline::worker {
 namespace {
@@ -21,39 +23,56 @@ absl::Span<std::byte> Bytes(int32_t* data, size_t count) {
 
 }  // namespace
 
+bool LocalRanks::HasStage(int32_t stage) const {
+  const int32_t begin = stage * sizes.tensor_size;
+  return sizes.tensor_size > 1 && begin >= first() &&
+         begin + sizes.tensor_size <= first() + count();
+}
+
 absl::StatusOr<LocalRanks> LocalRanks::Create(int32_t tensor_size,
                                               int32_t num_stages,
+                                              HostPlace host,
                                               int64_t step_bytes) {
-  LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages)};
-  const int32_t size = ranks.sizes.num_ranks();
-  if (size == 1) return ranks;
-  ShmGroup::Options options{.size = size};
-  while (options.channel_bytes < step_bytes) options.channel_bytes *= 2;
-  ASSIGN_OR_RETURN(ranks.all, ShmGroup::Create(options));
-  for (int32_t stage = 0; tensor_size > 1 && stage < num_stages; ++stage) {
-    ASSIGN_OR_RETURN(ranks.stages.emplace_back(), ShmGroup::Create({.size = tensor_size}));
+  LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages), .host = host};
+  if (ranks.HasAll()) {
+    ShmGroup::Options options{.size = ranks.sizes.num_ranks()};
+    while (options.channel_bytes < step_bytes) options.channel_bytes *= 2;
+    ASSIGN_OR_RETURN(ranks.all, ShmGroup::Create(options));
+  }
+  ranks.stages.resize(num_stages);
+  for (int32_t stage = 0; stage < num_stages; ++stage) {
+    if (!ranks.HasStage(stage)) continue;
+    ASSIGN_OR_RETURN(ranks.stages[stage], ShmGroup::Create({.size = tensor_size}));
   }
   return ranks;
 }
 
 absl::StatusOr<LocalRanks> LocalRanks::Open(int32_t tensor_size,
                                             int32_t num_stages,
+                                            HostPlace host,
                                             const std::vector<int>& fds) {
-  LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages)};
-  if (fds.size() != 1 + (tensor_size > 1 ? static_cast<size_t>(num_stages) : 0)) {
-    return absl::InvalidArgumentError("rank: started with other descriptors than its sizes need");
+  LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages), .host = host};
+  size_t next = 0;
+  const auto open = [&](std::shared_ptr<ShmGroup>& group) -> absl::Status {
+    if (next == fds.size()) return absl::InvalidArgumentError("rank: too few descriptors");
+    ASSIGN_OR_RETURN(group, ShmGroup::Open(fds[next++]));
+    return absl::OkStatus();
+  };
+  if (ranks.HasAll()) RETURN_IF_ERROR(open(ranks.all));
+  ranks.stages.resize(num_stages);
+  for (int32_t stage = 0; stage < num_stages; ++stage) {
+    if (ranks.HasStage(stage)) RETURN_IF_ERROR(open(ranks.stages[stage]));
   }
-  ASSIGN_OR_RETURN(ranks.all, ShmGroup::Open(fds[0]));
-  for (size_t i = 1; i < fds.size(); ++i) {
-    ASSIGN_OR_RETURN(ranks.stages.emplace_back(), ShmGroup::Open(fds[i]));
-  }
+  if (next != fds.size()) return absl::InvalidArgumentError("rank: too many descriptors");
   return ranks;
 }
 
 std::vector<int> LocalRanks::fds() const {
   std::vector<int> fds;
   if (all != nullptr) fds.push_back(all->fd());
-  for (const std::shared_ptr<ShmGroup>& stage : stages) fds.push_back(stage->fd());
+  for (const std::shared_ptr<ShmGroup>& stage : stages) {
+    if (stage != nullptr) fds.push_back(stage->fd());
+  }
   return fds;
 }
 
@@ -70,9 +89,24 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& rank
   group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
   if (ranks.all == nullptr) return group;
   ASSIGN_OR_RETURN(group->all, JoinShmGroup(ranks.all, rank, {}));
-  if (ranks.stages.empty()) return group;
-  ASSIGN_OR_RETURN(group->tensor,
-                   JoinShmGroup(ranks.stages[group->place.stage], group->place.tensor_rank, {}));
+  const std::shared_ptr<ShmGroup>& stage = ranks.stages[group->place.stage];
+  if (stage == nullptr) return group;
+  ASSIGN_OR_RETURN(group->tensor, JoinShmGroup(stage, group->place.tensor_rank, {}));
+  return group;
+}
+
+absl::StatusOr<std::unique_ptr<RankGroup>> JoinRanksOfNodes(const LocalRanks& ranks,
+                                                            int32_t rank,
+                                                            TcpOptions options) {
+  auto group = std::make_unique<RankGroup>();
+  group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
+  options.size = ranks.sizes.num_ranks();
+  ASSIGN_OR_RETURN(
+      TcpReplica replica,
+      JoinTcpReplica(options, rank, ranks.sizes.tensor_size, ranks.stages[group->place.stage]));
+  group->all = std::move(replica.all);
+  group->peers = std::move(replica.peers);
+  if (ranks.sizes.tensor_size > 1) group->tensor = std::move(replica.stage);
   return group;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/shm_group.h"
+#include "worker/comm/tcp_rendezvous.h"
 #include "worker/models/partition.h"
 #include "worker/runner/step_plan.h"
 
@@ -27,6 +28,7 @@ struct RankGroup {
   RankPlace place;
   std::unique_ptr<Communicator> all;     // null: one rank alone
   std::unique_ptr<Communicator> tensor;  // of its stage, in tensor-rank order; null: one
+  std::vector<Socket> peers;             // across hosts: as TcpReplica says
 
   bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
   // Returns when every rank has called it, without limit; from then on operations have one.
@@ -37,26 +39,48 @@ struct RankGroup {
   }
 };
 
-// The shared memory of ranks on one host, made by the process that starts them.
+// How the ranks of a replica are dealt out to hosts: evenly, in order.
+struct HostPlace {
+  int32_t node = 0;
+  int32_t num_nodes = 1;
+};
+
+// The ranks of one host and the memory that they share, made by the process that starts them.
 struct LocalRanks {
-  RankPlace sizes;                                // of the replica
-  std::shared_ptr<ShmGroup> all;                  // null: one rank
-  std::vector<std::shared_ptr<ShmGroup>> stages;  // [num_stages], or none: one rank a stage
+  RankPlace sizes;  // of the replica
+  HostPlace host;
+  std::shared_ptr<ShmGroup> all;                  // null: one rank, or several hosts
+  std::vector<std::shared_ptr<ShmGroup>> stages;  // [num_stages]; null: one rank, or not all here
 
   // `step_bytes`: the hidden states of the largest step, [max_batch_tokens, hidden] f32. A channel
   // holds them, so that no stage waits for the next one to take its results.
+  // REQUIRES: the nodes divide the ranks.
   static absl::StatusOr<LocalRanks> Create(int32_t tensor_size,
                                            int32_t num_stages,
+                                           HostPlace host,
                                            int64_t step_bytes);
   // The same memory in another process, which has inherited these descriptors. Takes them over.
   static absl::StatusOr<LocalRanks> Open(int32_t tensor_size,
                                          int32_t num_stages,
+                                         HostPlace host,
                                          const std::vector<int>& fds);
   std::vector<int> fds() const;
+
+  int32_t count() const { return sizes.num_ranks() / host.num_nodes; }
+  int32_t first() const { return host.node * count(); }
+
+ private:
+  bool HasAll() const { return sizes.num_ranks() > 1 && host.num_nodes == 1; }
+  bool HasStage(int32_t stage) const;
 };
 
 // Takes rank `rank`'s seats; returns when every rank has. Errors: JoinShmGroup's.
+// REQUIRES: one host.
 absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& ranks, int32_t rank);
+// The same across hosts; `options.size` is set here. Errors: JoinTcpReplica's.
+absl::StatusOr<std::unique_ptr<RankGroup>> JoinRanksOfNodes(const LocalRanks& ranks,
+                                                            int32_t rank,
+                                                            TcpOptions options);
 
 // Tells the other ranks what the step is. Leader only. Errors: the communicator's.
 class PlanSender {

@@ -35,12 +35,13 @@ def run(*args, stdin=b"", env=None, timeout=120, **more):
 
 
 class Process:
-    """A long-running `paceline` command. Dies with the test run, however that ends."""
+    """A long-running `paceline` command, behind the command `into` if given. Dies with the test run,
+    however that ends."""
 
-    def __init__(self, *args, env=None):
+    def __init__(self, *args, env=None, into=()):
         # A session of its own: Ctrl-C in the terminal of the test run is not for it.
         self.popen = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", binary(), *map(str, args)],
+            ["setpriv", "--pdeathsig", "KILL", *into, binary(), *map(str, args)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             env=environment(env), start_new_session=True)
         self.pid = self.popen.pid
