@@ -31,7 +31,7 @@ class LocalWorkerLink final : public router::WorkerLink {
         {.send = [receiver = receiver_](v1::WorkerMessage m) { receiver->Give(std::move(m)); },
          .expired =
              [receiver = receiver_] {
-               receiver->Give(router::LinkClosed{absl::DeadlineExceededError("lease expired")});
+               receiver->Give(router::LinkClosed{absl::CancelledError("lease expired")});
              }});
   }
 

@@ -93,6 +93,7 @@ int Main(int argc, char** argv) {
       ->envname("PACELINE_PORT")
       ->capture_default_str();
   AddOperatorHost(*worker_command, worker.operator_host);
+  AddDrainSeconds(*worker_command, worker.drain_seconds);
   worker_command
       ->add_option("--operator-port",
                    worker.operator_port,

@@ -154,6 +154,11 @@ void AddNodeOptions(CLI::App& app, NodeOptions& options) {
       ->check(Port());
 }
 
+void AddDrainSeconds(CLI::App& app, int32_t& seconds) {
+  Add(app, "drain-seconds", seconds, "How long running streams may go on at shutdown")
+      ->check(CLI::Range(0, 3600));
+}
+
 void AddRouterOptions(CLI::App& app, RouterOptions& options) {
   Add(app, "host", options.host, "Address to listen on");
   Add(app, "port", options.port, "HTTP port (0: a free one)")->check(Port());
@@ -183,8 +188,7 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
             "allow-unknown-fields",
             options.allow_unknown_fields,
             "Ignore request fields that are not known instead of refusing them");
-  Add(app, "drain-seconds", options.drain_seconds, "How long running streams may go on at shutdown")
-      ->check(CLI::Range(0, 3600));
+  AddDrainSeconds(app, options.drain_seconds);
 }
 
 }  // namespace paceline::cli

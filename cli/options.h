@@ -54,6 +54,7 @@ struct WorkerOptions {
   int32_t operator_port = -1;  // metrics and health; -1: none
   int32_t lease_ms = 2000;
   bool vllm_metrics = true;
+  int32_t drain_seconds = 30;
   bool die_with_parent = false;  // set by whoever starts it
   // Set for the ranks of a worker that has several: which one, and the memory that they share.
   int32_t rank = -1;
@@ -132,6 +133,7 @@ struct BenchOptions {
 // Adds the options of a process to its sub-command.
 void AddLogOptions(CLI::App& app, LogOptions& options);
 void AddOperatorHost(CLI::App& app, std::string& host);
+void AddDrainSeconds(CLI::App& app, int32_t& seconds);
 void AddEngineOptions(CLI::App& app, EngineOptions& options);
 void AddWorkerOptions(CLI::App& app, WorkerOptions& options);
 void AddNodeOptions(CLI::App& app, NodeOptions& options);

@@ -106,7 +106,8 @@ absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log)
     if (signal.has_value() && *signal != SIGCHLD) break;
     RETURN_IF_ERROR(ranks.Tend(SteadyClock::Get().NowMs()));
   }
-  ranks.Stop(kStopGraceMs);
+  // Rank 0 lets its streams end, and the others end with it.
+  ranks.Stop(int64_t{options.drain_seconds} * 1000 + kStopGraceMs);
   return absl::OkStatus();
 }
 

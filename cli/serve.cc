@@ -82,6 +82,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     worker.host = "127.0.0.1";
     worker.port = port;
     worker.die_with_parent = true;
+    worker.drain_seconds = router.drain_seconds;
     worker.engine.replicas_on_host = options.replicas;
     if (!worker.engine.step_trace.empty()) worker.engine.step_trace = StepTracePath(options, i);
     // Several workers share the terminal: serve reports for them.

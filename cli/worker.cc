@@ -1,4 +1,5 @@
 // `paceline worker`: one replica: a model behind the worker plane.
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -43,9 +44,11 @@ class WorkerStatusHandler final : public router::HttpHandler {
       response.body = "ok\n";
     } else if (request.target == "/ready") {
       // Progress of the engine's own thread: a wedged engine is not ready, whoever answers here.
-      const bool ready = model_.engine().MsSinceProgress() <= lease_ms_;
-      response.status = ready ? 200 : 503;
-      response.body = ready ? "ready\n" : "the engine makes no progress\n";
+      const bool moves = model_.engine().MsSinceProgress() <= lease_ms_;
+      response.status = moves && !is_draining ? 200 : 503;
+      response.body = is_draining ? "draining\n"
+                      : moves     ? "ready\n"
+                                  : "the engine makes no progress\n";
     } else {
       response = Refuse(404);
     }
@@ -56,10 +59,22 @@ class WorkerStatusHandler final : public router::HttpHandler {
     return {.status = status, .content_type = "text/plain", .body = absl::StrCat(status, "\n")};
   }
 
+  std::atomic<bool> is_draining{false};
+
  private:
   LoadedModel& model_;
   const int32_t lease_ms_;
 };
+
+// Lets what runs end, for so long or until another signal comes.
+void Drain(worker::Engine& engine, int32_t seconds) {
+  const int64_t end_ms = SteadyClock::Get().NowMs() + int64_t{seconds} * 1000;
+  engine.BeginDrain();
+  while (!engine.IsIdle() && SteadyClock::Get().NowMs() < end_ms) {
+    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(20));
+    if (signal.has_value() && *signal != SIGCHLD) return;
+  }
+}
 
 // `group`: of a worker that has several ranks.
 absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
@@ -106,7 +121,9 @@ absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
     const std::optional<int> signal = WaitForSignal(std::chrono::seconds(3600));
     if (signal.has_value() && *signal != SIGCHLD) break;
   }
-  spdlog::info("stopping");
+  spdlog::info("stopping: running streams have {} s to end", options.drain_seconds);
+  if (handler != nullptr) handler->is_draining = true;
+  Drain(model->engine(), options.drain_seconds);
   return absl::OkStatus();
 }
 

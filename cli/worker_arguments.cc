@@ -37,6 +37,8 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
       absl::StrCat(engine.tensor_parallel_size),
       "--pipeline-parallel-size",
       absl::StrCat(engine.pipeline_parallel_size),
+      "--drain-seconds",
+      absl::StrCat(options.drain_seconds),
       "--lease-ms",
       absl::StrCat(options.lease_ms),
       engine.enable_prefix_caching ? "--enable-prefix-caching" : "--no-enable-prefix-caching",

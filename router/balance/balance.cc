@@ -18,8 +18,11 @@ bool CanEverRun(const RequestView& request, const ReplicaView& replica) {
 
 bool HasRoom(const RequestView& request, const ReplicaView& replica) {
   if (replica.load.sequences == 0) return true;
-  const int64_t queue = std::max(2, replica.max_num_seqs / 8);
-  return replica.load.sequences + request.n <= replica.max_num_seqs + queue;
+  const int64_t room = replica.max_num_seqs + std::max(2, replica.max_num_seqs / 8);
+  if (replica.load.sequences + request.n <= room) return true;
+  // Each of several routers has its share for sure: one that filled the replica first hears first
+  // of each place that becomes free, and would take them all.
+  return replica.routers > 1 && replica.own_sequences + request.n <= room / replica.routers;
 }
 
 int64_t MatchedTokens(const RequestView& request, const ReplicaView& replica) {

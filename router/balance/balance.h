@@ -50,7 +50,8 @@ struct Fail {};
 using PickResult = std::variant<Picked, Wait, Fail>;
 
 // A replica has room for a request while its sequences stay within max_num_seqs plus a short queue
-// (an eighth, at least 2: work for the next step), and an idle replica always has.
+// (an eighth, at least 2: work for the next step), while those of this router stay within an equal
+// share of that, and when it is idle.
 PickResult Pick(PolicyFn policy, const RequestView& request, const FleetSnapshot& fleet);
 
 // KV blocks that `tokens` take.

@@ -119,6 +119,7 @@ class Dispatcher final : public Service, private FleetListener {
     int64_t base_tokens = 0;  // prompt and replayed tokens
     int64_t uncached_tokens = 0;
     int32_t block_size = 1;
+    bool is_accepted = false;    // its replica has it, so it may be what kills it
     bool is_begun = false;       // a first result came
     std::set<int32_t> finished;  // choices that the worker ended
     Footprint footprint;         // as counted at the fleet
@@ -156,6 +157,7 @@ class Dispatcher final : public Service, private FleetListener {
   void DropPart(const std::string& wire_id, bool cancel);
 
   // dispatcher_results.cc: what replicas say, and failover.
+  void OnAccepted(const Replica& replica, const v1::Accepted& accepted) override;
   void OnStepResult(const Replica& replica, const v1::StepResult& step) override;
   void OnResult(const Replica& replica, const v1::SequenceResult& result);
   void OnFailedResult(const CallPtr& call, Part& part, const v1::SequenceResult& result);

@@ -18,6 +18,14 @@ bool IsRetryable(absl::StatusCode code) {
 
 }  // namespace
 
+void Dispatcher::OnAccepted(const Replica& replica, const v1::Accepted& accepted) {
+  const auto found = parts_.find(accepted.request_id());
+  if (found != parts_.end() && found->second.attempt == accepted.attempt() &&
+      found->second.replica == replica.key) {
+    found->second.is_accepted = true;
+  }
+}
+
 void Dispatcher::OnStepResult(const Replica& replica, const v1::StepResult& step) {
   for (const v1::SequenceResult& result : step.results()) {
     if (result.prompt_logprobs().empty()) continue;
@@ -166,17 +174,24 @@ void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl:
   PublishModels();
   if (!is_lost) return;
   const bool is_orderly = why.code() == absl::StatusCode::kCancelled;
-  absl::btree_map<uint64_t, std::vector<PendingPart>> hit;  // by call, oldest first
+  // A damaged frame is the network's doing.
+  const bool is_death = !is_orderly && why.code() != absl::StatusCode::kDataLoss;
+  struct Hit {
+    std::vector<PendingPart> ranges;
+    bool is_suspect = false;
+  };
+  absl::btree_map<uint64_t, Hit> hit;  // by call, oldest first
   std::vector<std::string> wire_ids;
   for (const auto& [wire_id, part] : parts_) {
     if (part.replica != replica.key) continue;
-    hit[part.call].push_back(part.choices);
+    hit[part.call].ranges.push_back(part.choices);
+    hit[part.call].is_suspect |= part.is_accepted && is_death;
     wire_ids.push_back(wire_id);
   }
   for (const std::string& wire_id : wire_ids) DropPart(wire_id, /*cancel=*/false);
-  for (const auto& [id, ranges] : hit) {
+  for (const auto& [id, what] : hit) {
     const CallPtr call = Find(id);
-    if (!is_orderly && ++call->deaths >= options_.max_deaths) {
+    if (what.is_suspect && ++call->deaths >= options_.max_deaths) {
       spdlog::error("request {} was running when {} replicas died{}",
                     call->request_id,
                     call->deaths,
@@ -189,7 +204,7 @@ void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl:
       Fail(call, PoisonError());
       continue;
     }
-    for (const PendingPart& range : ranges) {
+    for (const PendingPart& range : what.ranges) {
       if (Find(id) == nullptr) break;
       if (is_orderly) {  // moving house is no failure of the request
         for (int32_t i = 0; i < range.n; ++i) --call->choices[range.first_choice + i].attempts;

@@ -37,6 +37,7 @@ Fleet::~Fleet() {
 
 void Fleet::Start() {
   for (const std::string& address : options_.workers.fixed) AddReplica(address);
+  last_tick_ns_ = loop_->clock().NowNs();
   Tick();
 }
 
@@ -50,7 +51,13 @@ void Fleet::AddReplica(const std::string& address) {
 
 void Fleet::Tick() {
   const int64_t now_ns = loop_->clock().NowNs();
-  for (auto& [key, replica] : replicas_) TickReplica(replica, now_ns);
+  // While this process did not run it could hear nobody: that time is no silence of a worker's.
+  const int64_t late_ns = now_ns - last_tick_ns_ - kTickNs;
+  for (auto& [key, replica] : replicas_) {
+    if (late_ns > 0) replica.last_frame_ns = std::min(now_ns, replica.last_frame_ns + late_ns);
+    TickReplica(replica, now_ns);
+  }
+  last_tick_ns_ = now_ns;
   absl::erase_if(replicas_, [](const auto& entry) {
     return entry.second.is_removed && entry.second.state == ReplicaState::kLost;
   });
@@ -163,6 +170,8 @@ void Fleet::OnEvent(int32_t key, uint64_t attachment, LinkEvent event) {
     if (!status.ok()) Lose(replica, status);
   } else if (message.has_heartbeat() && message.heartbeat().has_load()) {
     OnLoadReport(replica, message.heartbeat().load());
+  } else if (message.has_accepted()) {
+    listener_->OnAccepted(replica, message.accepted());
   }
 }
 
@@ -205,6 +214,10 @@ void Fleet::OnLoadReport(Replica& replica, const v1::Load& load) {
     if (replica.state == ReplicaState::kStalled) MakeReady(replica);
   }
   replica.load = load;
+  if (load.is_draining() && !replica.is_drained) {
+    replica.is_drained = true;
+    if (replica.state != ReplicaState::kLoading) MakeDraining(replica);
+  }
   if (replica.state == ReplicaState::kReady) listener_->OnLoad(replica);
 }
 

@@ -49,6 +49,7 @@ class FleetListener {
   // `replica` takes no new requests. `is_lost`: nothing that was sent to it will be answered.
   // `why` is CANCELLED when the worker ended the stream in good order.
   virtual void OnReplicaDown(const Replica& replica, bool is_lost, const absl::Status& why) = 0;
+  virtual void OnAccepted(const Replica& replica, const v1::Accepted& accepted) = 0;
   virtual void OnStepResult(const Replica& replica, const v1::StepResult& step) = 0;
   // A load report arrived, alone or after the step it came with: there may be room.
   virtual void OnLoad(const Replica& replica) = 0;
@@ -133,6 +134,7 @@ class Fleet {
   absl::flat_hash_map<std::string, std::shared_ptr<const v1::TokenizerBundle>> tokenizers_;
   EventLoop::TimerId tick_timer_;
   int64_t next_resolve_ns_ = 0;
+  int64_t last_tick_ns_ = 0;
   bool is_resolving_ = false;
 };
 

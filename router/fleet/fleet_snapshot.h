@@ -49,6 +49,8 @@ struct ReplicaView {
   int32_t max_num_seqs = 0;
   // The greater of what this router sent and what the replica last reported (other routers too).
   Footprint load;
+  int64_t own_sequences = 0;              // of load: what this router sent
+  int32_t routers = 1;                    // that share the replica
   const PrefixIndex* prefixes = nullptr;  // never null
 };
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "grpcpp/grpcpp.h"
+#include "proto/frame_checksum.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "proto/support/status_grpc.h"
 
@@ -49,6 +50,12 @@ class AttachStream final : public grpc::ClientBidiReactor<v1::RouterMessage, v1:
     }
     v1::WorkerMessage message;
     message.Swap(&incoming_);
+    if (!Unseal(message)) {
+      is_damaged_ = true;
+      context_.TryCancel();
+      ReleaseHold();
+      return;
+    }
     on_event_(std::move(message));
     StartRead(&incoming_);
   }
@@ -60,7 +67,8 @@ class AttachStream final : public grpc::ClientBidiReactor<v1::RouterMessage, v1:
   }
 
   void OnDone(const grpc::Status& status) override {
-    on_event_(LinkClosed{FromGrpcStatus(status)});
+    on_event_(LinkClosed{is_damaged_ ? absl::DataLossError("a frame was damaged on its way")
+                                     : FromGrpcStatus(status)});
     const std::lock_guard<std::mutex> lock(mutex_);
     is_done_ = true;
     done_.notify_all();  // under the lock: the waiter destroys this object
@@ -70,6 +78,7 @@ class AttachStream final : public grpc::ClientBidiReactor<v1::RouterMessage, v1:
   void WriteNext() {
     is_writing_ = true;
     outgoing_ = std::move(outbox_.front());
+    Seal(outgoing_);
     outbox_.pop_front();
     StartWrite(&outgoing_);
   }
@@ -87,6 +96,7 @@ class AttachStream final : public grpc::ClientBidiReactor<v1::RouterMessage, v1:
   const WorkerLink::EventFn on_event_;
   grpc::ClientContext context_;
   v1::WorkerMessage incoming_;
+  bool is_damaged_ = false;  // written before the last callback, read in it
 
   std::mutex mutex_;  // guards everything below
   std::condition_variable done_;

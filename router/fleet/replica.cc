@@ -102,6 +102,8 @@ ReplicaView ViewOf(const Replica& replica) {
                             std::max(replica.sent.uncached_tokens, load.waiting_tokens()),
                         .blocks = std::max(replica.sent.blocks, used_blocks),
                         .sequences = std::max(replica.sent.sequences, sequences)},
+      .own_sequences = replica.sent.sequences,
+      .routers = std::max(load.routers(), 1),
       .prefixes = &replica.prefixes,
   };
 }

@@ -19,7 +19,7 @@ enum class ReplicaState {
   kLoading,     // hello came, the tokenizer did not yet
   kReady,
   kStalled,   // has work, beats, but its step counter stands still: gets no new requests
-  kDraining,  // an operator wants it empty: gets no new requests
+  kDraining,  // it stops, or an operator wants it empty: gets no new requests
   kLost,      // waits for its next attempt to attach
 };
 
@@ -31,7 +31,7 @@ struct Replica {
   std::string address;
   ReplicaState state = ReplicaState::kLost;
   bool is_removed = false;  // its name no longer resolves to this address; goes when it is lost
-  bool is_drained = false;  // by an operator, for this epoch
+  bool is_drained = false;  // by an operator or by itself, for this epoch
 
   std::unique_ptr<WorkerLink> link;
   uint64_t attachment = 0;  // counts links; events of an older one are dropped

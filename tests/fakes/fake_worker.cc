@@ -97,7 +97,7 @@ uint64_t FakeWorker::Attach(SendFn send, CloseFn close) {
 void FakeWorker::OnMessage(uint64_t id, const v1::RouterMessage& message) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto session = sessions_.find(id);
-  if (session == sessions_.end()) return;
+  if (session == sessions_.end() || is_deaf_) return;
   const auto each = [&](const std::string& request, const auto& fn) {
     for (Sequence& sequence : sequences_) {
       if (sequence.session == id && sequence.request_id == request) fn(sequence);
@@ -133,6 +133,12 @@ void FakeWorker::OnMessage(uint64_t id, const v1::RouterMessage& message) {
 
 void FakeWorker::OnSubmit(uint64_t session, const v1::Submit& submit) {
   submits_.push_back(submit);
+  if (!is_hung_) {
+    v1::WorkerMessage accepted;
+    accepted.mutable_accepted()->set_request_id(submit.request_id());
+    accepted.mutable_accepted()->set_attempt(submit.attempt());
+    sessions_.at(session).send(std::move(accepted));
+  }
   for (int32_t i = 0; i < submit.n(); ++i) {
     Sequence sequence;
     sequence.session = session;
@@ -255,6 +261,8 @@ v1::Load FakeWorker::LoadNow() const {
   load.set_free_blocks(hello_.num_blocks());
   load.set_total_blocks(hello_.num_blocks());
   load.set_step(step_);
+  load.set_routers(static_cast<int32_t>(sessions_.size()));
+  load.set_is_draining(is_draining_);
   return load;
 }
 
@@ -310,6 +318,8 @@ void FakeWorker::Leave() { CloseAll(absl::OkStatus()); }
 void FakeWorker::Restart() {
   const std::lock_guard<std::mutex> lock(mutex_);
   is_killed_ = false;
+  is_deaf_ = false;
+  is_draining_ = false;
   hello_.set_epoch(hello_.epoch() + 1);
 }
 
@@ -337,6 +347,10 @@ std::vector<std::string> FakeWorker::resumes() const {
 int FakeWorker::running() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return static_cast<int>(sequences_.size());
+}
+uint64_t FakeWorker::sessions_so_far() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return next_session_ - 1;
 }
 int FakeWorker::sessions() const {
   const std::lock_guard<std::mutex> lock(mutex_);

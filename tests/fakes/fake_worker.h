@@ -83,8 +83,12 @@ class FakeWorker {
   void Kill();
   // It is back, with the next epoch.
   void Restart();
+  // Says from now on that it stops when what runs has ended.
+  void BeginDrain() { is_draining_ = true; }
   // Ends the streams in good order and refuses new ones.
   void Leave();
+  // It is dead, but nobody knows it yet: what is sent to it is lost.
+  void SetDeaf(bool is_deaf) { is_deaf_ = is_deaf; }
   // Says and does nothing more, but keeps its streams; false: goes on.
   void SetHung(bool is_hung) { is_hung_ = is_hung; }
   void set_epoch(uint64_t epoch);
@@ -95,8 +99,9 @@ class FakeWorker {
   std::vector<std::string> resumes() const;
   int64_t heartbeats() const { return heartbeats_; }
   int64_t flushes() const { return flushes_; }  // of the prefix cache
-  int running() const;  // choices
+  int running() const;                          // choices
   int sessions() const;
+  uint64_t sessions_so_far() const;
 
  private:
   struct Sequence {
@@ -144,6 +149,8 @@ class FakeWorker {
   std::atomic<int64_t> flushes_{0};
   std::atomic<int32_t> cached_tokens_{0};
   std::atomic<int32_t> tokens_per_step_{1};
+  std::atomic<bool> is_draining_{false};
+  std::atomic<bool> is_deaf_{false};
   std::atomic<bool> is_hung_{false};
   std::atomic<bool> is_stopping_{false};
   std::thread stepper_;
@@ -159,9 +166,12 @@ class FakeWorkerServer {
   explicit FakeWorkerServer(FakeWorker* worker);
   ~FakeWorkerServer();
   const std::string& address() const { return address_; }
+  // One bit of the next frame changes on its way.
+  void DamageNext() { damages_next_ = true; }
 
  private:
   class ServiceImpl;
+  std::atomic<bool> damages_next_{false};
   std::unique_ptr<ServiceImpl> service_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/grpcpp.h"
+#include "proto/frame_checksum.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "proto/support/log.h"
 #include "proto/support/status_grpc.h"
@@ -23,7 +24,8 @@ struct Outbox {
 
 class AttachReactor final : public grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage> {
  public:
-  explicit AttachReactor(FakeWorker* worker) : worker_(worker) {
+  AttachReactor(FakeWorker* worker, std::atomic<bool>* damages_next)
+      : worker_(worker), damages_next_(damages_next) {
     session_ = worker_->Attach([this](v1::WorkerMessage message) { Send(std::move(message)); },
                                [this](absl::Status status) { End(status); });
     if (session_ != 0) StartRead(&incoming_);
@@ -40,6 +42,8 @@ class AttachReactor final : public grpc::ServerBidiReactor<v1::RouterMessage, v1
     outbox_.is_writing = true;
     outgoing_ = std::move(outbox_.messages.front());
     outbox_.messages.pop_front();
+    Seal(outgoing_);
+    if (damages_next_->exchange(false)) outgoing_.set_checksum(outgoing_.checksum() ^ 1);
     StartWrite(&outgoing_);
   }
   void End(const absl::Status& status) {
@@ -50,6 +54,7 @@ class AttachReactor final : public grpc::ServerBidiReactor<v1::RouterMessage, v1
   }
   void OnReadDone(bool ok) override {
     if (!ok) return End(absl::CancelledError("the router closed the stream"));
+    if (!Unseal(incoming_)) return End(absl::DataLossError("damaged"));
     worker_->OnMessage(session_, incoming_);
     StartRead(&incoming_);
   }
@@ -66,6 +71,7 @@ class AttachReactor final : public grpc::ServerBidiReactor<v1::RouterMessage, v1
   }
 
   FakeWorker* const worker_;
+  std::atomic<bool>* const damages_next_;
   uint64_t session_ = 0;
   v1::RouterMessage incoming_;
   v1::WorkerMessage outgoing_;
@@ -76,10 +82,11 @@ class AttachReactor final : public grpc::ServerBidiReactor<v1::RouterMessage, v1
 
 class FakeWorkerServer::ServiceImpl final : public v1::Worker::CallbackService {
  public:
-  explicit ServiceImpl(FakeWorker* worker) : worker_(worker) {}
+  ServiceImpl(FakeWorker* worker, std::atomic<bool>* damages_next)
+      : worker_(worker), damages_next_(damages_next) {}
   grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage>* Attach(
       grpc::CallbackServerContext* /*context*/) override {
-    return new AttachReactor(worker_);
+    return new AttachReactor(worker_, damages_next_);
   }
   grpc::ServerUnaryReactor* GetTokenizer(grpc::CallbackServerContext* context,
                                          const v1::GetTokenizerRequest* request,
@@ -93,10 +100,11 @@ class FakeWorkerServer::ServiceImpl final : public v1::Worker::CallbackService {
 
  private:
   FakeWorker* const worker_;
+  std::atomic<bool>* const damages_next_;
 };
 
 FakeWorkerServer::FakeWorkerServer(FakeWorker* worker)
-    : service_(std::make_unique<ServiceImpl>(worker)) {
+    : service_(std::make_unique<ServiceImpl>(worker, &damages_next_)) {
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

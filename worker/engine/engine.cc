@@ -157,6 +157,9 @@ void Engine::Apply(Command& command) {
         scheduler_.Resume(verb->session, verb->request_id);
         break;
     }
+  } else if (std::holds_alternative<DrainCommand>(command)) {
+    is_draining_ = true;
+    last_beat_ns_ = 0;  // say so at once
   } else {
     cache_.Flush();
   }
@@ -341,6 +344,7 @@ void Engine::DescribeStep(const Batch& batch, TraceSpan& step) const {
 
 void Engine::PublishLoad() {
   const Scheduler::Load load = scheduler_.load();
+  num_sequences_ = load.running + load.waiting + load.paused;
   metrics_.running->Set(load.running);
   metrics_.waiting->Set(load.waiting);
   metrics_.paused->Set(load.paused);
@@ -401,16 +405,22 @@ void Engine::PublishFinished(const Finished& finished, int64_t now_ns) {
   metrics_.vllm_params_n->Observe(sequence.request->n);
 }
 
+EngineLoad Engine::LoadNow() const {
+  const Scheduler::Load load = scheduler_.load();
+  return {.running = load.running,
+          .waiting = load.waiting,
+          .waiting_tokens = load.waiting_tokens,
+          .free_blocks = load.free_blocks,
+          .total_blocks = load.total_blocks,
+          .step = step_,
+          .sessions = static_cast<int32_t>(sessions_.size()),
+          .is_draining = is_draining_};
+}
+
 void Engine::SendFrames(bool beat) {
   KvEvents events;
   cache_.TakeEvents(events);
-  const Scheduler::Load load = scheduler_.load();
-  const EngineLoad now{.running = load.running,
-                       .waiting = load.waiting,
-                       .waiting_tokens = load.waiting_tokens,
-                       .free_blocks = load.free_blocks,
-                       .total_blocks = load.total_blocks,
-                       .step = step_};
+  const EngineLoad now = LoadNow();
   for (auto& [id, session] : sessions_) {
     if (!beat && session.frame.results.empty() && events.empty() && !session.needs_index) continue;
     session.frame.load = now;
@@ -432,15 +442,7 @@ void Engine::Progress() {
   // Inside a long step: what it has to say comes at its end, but routers must see that it lives.
   if (now - last_beat_ns_ < options_.beat_interval_ms * 1'000'000) return;
   last_beat_ns_ = now;
-  const Scheduler::Load load = scheduler_.load();
-  for (auto& [id, session] : sessions_) {
-    session.sink->OnFrame({.load = {.running = load.running,
-                                    .waiting = load.waiting,
-                                    .waiting_tokens = load.waiting_tokens,
-                                    .free_blocks = load.free_blocks,
-                                    .total_blocks = load.total_blocks,
-                                    .step = step_}});
-  }
+  for (auto& [id, session] : sessions_) session.sink->OnFrame({.load = LoadNow()});
 }
 
 }  // namespace paceline::worker

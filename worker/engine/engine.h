@@ -65,6 +65,10 @@ class Engine {
   void Resume(uint64_t session, std::string request_id);
   // Forgets all cached prefixes; what runs keeps its blocks.
   void FlushPrefixCache();
+  // Tells all clients that no new requests are wanted; those that come run as usual.
+  void BeginDrain() { Post(DrainCommand{}); }
+  // Nothing ran or waited after the last step.
+  bool IsIdle() const { return num_sequences_ == 0; }
 
   // How long ago the engine thread last finished a step, a layer or an idle beat. The measure of
   // readiness: it grows when the engine hangs, whatever other threads do.
@@ -93,8 +97,13 @@ class Engine {
     std::string request_id;
   };
   struct FlushCommand {};
-  using Command =
-      std::variant<AttachCommand, DetachCommand, SubmitCommand, RequestCommand, FlushCommand>;
+  struct DrainCommand {};
+  using Command = std::variant<AttachCommand,
+                               DetachCommand,
+                               SubmitCommand,
+                               RequestCommand,
+                               FlushCommand,
+                               DrainCommand>;
 
   struct Session {
     std::shared_ptr<FrameSink> sink;
@@ -127,6 +136,7 @@ class Engine {
   void DescribeStep(const Batch& batch, TraceSpan& step) const;
   void PublishLoad();
   void PublishFinished(const Finished& finished, int64_t now_ns);
+  EngineLoad LoadNow() const;
   // Sends the sessions' filled frames; with `beat`, one to every session.
   void SendFrames(bool beat);
   // The engine moves: also called between layers of a long step.
@@ -148,10 +158,12 @@ class Engine {
   absl::flat_hash_map<const Request*, PromptScores> prompt_scores_;
   uint64_t step_ = 0;
   int64_t last_beat_ns_ = 0;
+  bool is_draining_ = false;
   Scheduler::Counters published_;  // what the metrics already have
   KvCache::Stats published_cache_;
 
   std::atomic<int64_t> last_progress_ns_;
+  std::atomic<int32_t> num_sequences_{0};
   std::atomic<uint64_t> next_session_{1};
 
   // std::mutex because the distribution's Abseil is not built for ThreadSanitizer.

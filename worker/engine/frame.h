@@ -37,6 +37,8 @@ struct EngineLoad {
   int32_t free_blocks = 0;  // including cached blocks that nobody references
   int32_t total_blocks = 0;
   uint64_t step = 0;
+  int32_t sessions = 0;
+  bool is_draining = false;
 };
 
 struct Frame {

@@ -28,6 +28,8 @@ void FillLoad(const EngineLoad& load, v1::Load& out) {
   out.set_free_blocks(load.free_blocks);
   out.set_total_blocks(load.total_blocks);
   out.set_step(load.step);
+  out.set_routers(load.sessions);
+  out.set_is_draining(load.is_draining);
 }
 
 void FillLogprobs(const TokenLogprobs& logprobs, v1::Logprobs& out) {
@@ -77,7 +79,8 @@ AttachSession::AttachSession(Engine& engine,
       identity_(identity),
       clock_(clock),
       callbacks_(std::move(callbacks)),
-      last_message_ns_(clock.NowNs()) {}
+      last_message_ns_(clock.NowNs()),
+      last_frame_ns_(last_message_ns_.load()) {}
 
 AttachSession::~AttachSession() = default;
 
@@ -128,6 +131,10 @@ void AttachSession::OnSubmit(const v1::Submit& submit) {
     Refuse(submit, request.status());
     return;
   }
+  v1::WorkerMessage accepted;
+  accepted.mutable_accepted()->set_request_id(request->id);
+  accepted.mutable_accepted()->set_attempt(request->attempt);
+  callbacks_.send(std::move(accepted));
   spdlog::debug("request {}: {} tokens, {} choices{}",
                 request->id,
                 request->token_ids.size(),
@@ -158,7 +165,11 @@ void AttachSession::Close() {
 void AttachSession::OnFrame(Frame frame) {
   // The engine beats several times in a lease, so this is where a vanished router is noticed.
   const int64_t lease_ns = int64_t{identity_.hello.lease_ms()} * 1'000'000;
-  if (lease_ns > 0 && clock_.NowNs() - last_message_ns_.load() > lease_ns) {
+  const int64_t now_ns = clock_.NowNs();
+  // While this process did not run it could hear nobody: the router's lease begins anew.
+  if (now_ns - last_frame_ns_ > lease_ns / 2) held_up_ns_ = now_ns;
+  last_frame_ns_ = now_ns;
+  if (lease_ns > 0 && now_ns - std::max(last_message_ns_.load(), held_up_ns_) > lease_ns) {
     callbacks_.expired();
     return;
   }

@@ -64,6 +64,9 @@ class AttachSession final : public FrameSink, public std::enable_shared_from_thi
   // Engine thread: our hello went out. It waits for the first frame, because an engine that stands
   // still is no replica, however well its process answers.
   bool greeted_ = false;
+  // Engine thread: when the last frame came, and when one came later than the engine beats.
+  int64_t last_frame_ns_;
+  int64_t held_up_ns_ = 0;
 };
 
 }  // namespace paceline::worker

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/grpcpp.h"
+#include "proto/frame_checksum.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "proto/support/log.h"
 #include "proto/support/status_grpc.h"
@@ -112,7 +113,8 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
              },
          .expired =
              [outbox = outbox_] {
-               End(*outbox, grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "lease expired"));
+               // CANCELLED, as below: it is not this worker that has failed.
+               End(*outbox, grpc::Status(grpc::StatusCode::CANCELLED, "lease expired"));
              }});
     StartRead(&incoming_);
   }
@@ -120,6 +122,10 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
   void OnReadDone(bool ok) override {
     if (!ok) {  // the router half-closed or is gone
       End(*outbox_, grpc::Status::OK);
+      return;
+    }
+    if (!Unseal(incoming_)) {
+      End(*outbox_, grpc::Status(grpc::StatusCode::DATA_LOSS, "a frame was damaged on its way"));
       return;
     }
     if (absl::Status status = session_->OnMessage(incoming_); !status.ok()) {
@@ -132,7 +138,7 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
 
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(outbox_->mutex);
-    outbox_->queued_bytes -= outbox_->in_flight.ByteSizeLong();
+    outbox_->queued_bytes -= outbox_->in_flight_bytes;
     outbox_->writing = false;
     if (ok) WriteNext(*outbox_);
   }
@@ -163,6 +169,7 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
     std::deque<v1::WorkerMessage> queue;
     size_t queued_bytes = 0;
     v1::WorkerMessage in_flight;
+    size_t in_flight_bytes = 0;  // of queued_bytes
     bool writing = false;
     bool ended = false;
   };
@@ -187,6 +194,8 @@ class AttachStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1:
     if (outbox.queue.empty() || outbox.ended || outbox.stream == nullptr) return;
     outbox.in_flight = std::move(outbox.queue.front());
     outbox.queue.pop_front();
+    outbox.in_flight_bytes = outbox.in_flight.ByteSizeLong();
+    Seal(outbox.in_flight);
     outbox.writing = true;
     outbox.stream->StartWrite(&outbox.in_flight);
   }

@@ -71,6 +71,18 @@ TEST_F(BalanceTest, WaitsWhileThoseReadyAreFull) {
   EXPECT_EQ(PickedBy("prefix", Request(10)), 0);
 }
 
+TEST_F(BalanceTest, EachOfSeveralRoutersHasItsShareOfAFullReplica) {
+  ReplicaView& replica = Add(0);
+  replica.load.sequences = 18;  // of two routers
+  replica.routers = 2;
+  replica.own_sequences = 8;
+  EXPECT_EQ(PickedBy("prefix", Request(10)), 0);
+  replica.own_sequences = 9;
+  EXPECT_EQ(PickedBy("prefix", Request(10)), -1);
+  replica.load.sequences = 17;  // what the other one does not use is anybody's
+  EXPECT_EQ(PickedBy("prefix", Request(10)), 0);
+}
+
 TEST_F(BalanceTest, AnIdleReplicaHasRoomForMoreChoicesThanItRunsAtOnce) {
   Add(0).max_num_seqs = 1;
   RequestView request = Request(10);

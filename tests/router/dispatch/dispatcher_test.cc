@@ -710,6 +710,39 @@ TEST_F(DispatchTest, AStreamIsNotMovedToADrainedReplica) {
   EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 8));
 }
 
+// The first router has filled the replica and has more to send. It learns of each place that
+// becomes free with the result that frees it, the second only with the next beat.
+TEST_F(DispatchTest, TwoRoutersShareAReplica) {
+  v1::WorkerHello hello = FakeHello("a");
+  hello.set_max_num_seqs(16);  // 18 with the queue
+  FakeWorker& worker = AddWorker("a", hello);
+  StartDispatcher();
+  for (int i = 0; i < 200; ++i) StartCall(absl::StrCat("first ", i), 1 + i % 5);
+  RouterMetrics metrics;
+  Dispatcher second(options_, &loop_, &text_, InMemoryLinks({{"a:1", &worker}}), &metrics);
+  second.Start();
+  loop_.RunReady();
+  ASSERT_EQ(worker.running(), 18);
+  worker.Beat();
+  loop_.RunReady();
+  std::vector<std::shared_ptr<RecordingSink>> sinks;
+  for (int i = 0; i < 40; ++i) {
+    sinks.push_back(std::make_shared<RecordingSink>());
+    second.Start(Request(absl::StrCat("second ", i), 1 + i % 5), sinks.back());
+    loop_.RunReady();
+  }
+  EXPECT_EQ(worker.running(), 18 + 9);
+  int served = 0;
+  for (int step = 0; step < 15; ++step) {
+    Step();
+    Pass(20);
+  }
+  for (const auto& sink : sinks) served += sink->done() ? 1 : 0;
+  EXPECT_GE(served, 36);  // 15 steps of nine sequences with three tokens on average: 45
+  second.FailAll();
+  loop_.RunReady();
+}
+
 TEST_F(DispatchTest, FlushesThePrefixCachesOfAModel) {
   FakeWorker& a = AddWorker("a", "one");
   FakeWorker& b = AddWorker("b", "two");

@@ -252,6 +252,140 @@ TEST_F(FailoverTest, TwoDeathsWithTheSameRequestInFlightMakeItPoison) {
   EXPECT_TRUE(other.sink->done());
 }
 
+TEST_F(FailoverTest, ReplicasThatDieTogetherMakeNoPoison) {
+  StartTwo();
+  const StartedCall call = StartCall("hello", 20);
+  Step(3);
+  FakeWorker& first = Busy();
+  FakeWorker& second = Idle();
+  second.SetDeaf(true);  // dead too, but its link has not noticed yet
+  first.Kill();
+  loop_.RunReady();
+  second.Kill();
+  loop_.RunReady();
+  EXPECT_EQ(second.submits().size(), 0U);
+  ASSERT_FALSE(call.sink->over()) << call.sink->error_code();
+  first.Restart();
+  Pass(1'000);
+  Step(17);
+  ASSERT_TRUE(call.sink->done());
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 20));
+  ExpectIdle();
+}
+
+TEST_F(FailoverTest, AFrozenReplicaThatNeverTookTheRequestMakesNoPoison) {
+  StartTwo();
+  workers_["a:1"]->SetHung(true);
+  workers_["b:1"]->SetHung(true);
+  const StartedCall call = StartCall("hello", 20);
+  Pass(2'100);  // both are lost by their lease
+  ASSERT_FALSE(call.sink->over()) << call.sink->error_code();
+  workers_["a:1"]->SetHung(false);
+  workers_["b:1"]->SetHung(false);
+  Pass(6'000);
+  Step(20);
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 20));
+}
+
+TEST_F(FailoverTest, AcceptancesOfAnotherAttemptOrReplicaCountForNothing) {
+  StartTwo();
+  const StartedCall call = StartCall("hello", 20);
+  Step(3);
+  FakeWorker& first = Busy();
+  FakeWorker& second = Idle();
+  second.SetDeaf(true);
+  first.Kill();
+  loop_.RunReady();
+  v1::WorkerMessage accepted;
+  accepted.mutable_accepted()->set_request_id(first.submits()[0].request_id());
+  accepted.mutable_accepted()->set_attempt(1);
+  second.SendMessage(accepted);
+  accepted.mutable_accepted()->set_request_id("unknown");
+  second.SendMessage(accepted);
+  loop_.RunReady();
+  second.Kill();
+  loop_.RunReady();
+  EXPECT_FALSE(call.sink->over()) << call.sink->error_code();
+}
+
+TEST_F(FailoverTest, ADeathAfterTheLastTokenIsNoneOfItsBusiness) {
+  StartTwo();
+  const StartedCall call = StartCall("hello", 5);
+  FakeWorker& first = Busy();
+  FakeWorker& second = Idle();
+  first.Step(5);  // said, and on its way
+  first.Kill();
+  loop_.RunReady();
+  ASSERT_TRUE(call.sink->done());
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 5));
+  EXPECT_EQ(second.submits().size(), 0U);
+  ExpectIdle();
+}
+
+TEST_F(FailoverTest, ADeathWhenOneChoiceHasEndedReplaysTheOthersOnly) {
+  StartTwo();
+  CallRequest request = Request("hello", 6);
+  Sampling(request).set_n(2);
+  for (auto& [address, worker] : workers_) {
+    worker->SetScript([](const v1::Submit&, int32_t choice) -> std::optional<FakeWorker::Script> {
+      if (choice == 0) return FakeWorker::Script{.text = "abc"};
+      return std::nullopt;
+    });
+  }
+  const StartedCall call = StartCall(std::move(request));
+  FakeWorker& first = Busy();
+  FakeWorker& second = Idle();
+  first.Step(4);  // the end of the first choice is on its way when it dies
+  first.Kill();
+  loop_.RunReady();
+  ASSERT_EQ(second.submits().size(), 1U);
+  EXPECT_EQ(second.submits()[0].first_choice_index(), 1);
+  Step(2);
+  ASSERT_TRUE(call.sink->done());
+  EXPECT_EQ(call.sink->text(0), "abc");
+  EXPECT_EQ(call.sink->text(1), FakeAnswer("hello", 7, 1, 6));
+}
+
+TEST_F(FailoverTest, ADeathDuringTheReplayIsCountedOnceMore) {
+  AddWorker("a");
+  AddWorker("b");
+  AddWorker("c");
+  options_.max_deaths = 10;
+  StartDispatcher();
+  const StartedCall call = StartCall("hello", 20);
+  for (int attempt = 1; attempt <= 3; ++attempt) {
+    ASSERT_FALSE(call.sink->over()) << attempt;
+    for (auto& [address, worker] : workers_) {
+      if (worker->running() == 0) continue;
+      EXPECT_EQ(worker->submits().back().attempt(), attempt);
+      worker->Step(attempt == 2 ? 0 : 3);  // the second dies in its prefill
+      worker->Kill();
+      break;
+    }
+    loop_.RunReady();
+  }
+  EXPECT_EQ(call.sink->error_code(), "replica_lost");
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 6));
+  ExpectIdle();
+}
+
+TEST_F(FailoverTest, ADeadlineIsNotStretchedByReplays) {
+  StartTwo();
+  CallRequest request = Request("hello", 100);
+  Body(request).mutable_options()->set_timeout(3);
+  const StartedCall call = StartCall(std::move(request));
+  Step(2);
+  Pass(1'000);
+  FakeWorker& second = Idle();
+  Busy().Kill();
+  loop_.RunReady();
+  EXPECT_LE(second.submits().at(0).deadline_ms(), 2'000);
+  EXPECT_GE(second.submits().at(0).deadline_ms(), 1'900);
+  Pass(2'040);
+  EXPECT_EQ(call.sink->error_code(), "deadline_exceeded");
+  EXPECT_EQ(second.running(), 0);
+}
+
 TEST_F(FailoverTest, WorkersThatLeaveInGoodOrderMakeNoPoison) {
   AddWorker("a");
   AddWorker("b");
@@ -404,6 +538,35 @@ TEST_F(FailoverTest, ReplaysBeyondTheBudgetWaitInsteadOfFailing) {
   Pass(10'200);
   EXPECT_EQ(workers_["b:1"]->running(), 40);
   for (const StartedCall& call : calls) EXPECT_FALSE(call.sink->over());
+}
+
+TEST_F(FailoverTest, ReplaysThatTheBudgetHoldsBackOutlastTheWaitForAReplica) {
+  AddWorker("a");
+  AddWorker("b");
+  options_.retry_budget = {.ratio = 0.0, .min_per_second = 1};
+  options_.policy = "round_robin";
+  StartDispatcher();
+  std::vector<StartedCall> calls;
+  for (int i = 0; i < 60; ++i) calls.push_back(StartCall(absl::StrCat("hello ", i), 200));
+  Step(1);
+  workers_["a:1"]->Kill();
+  Pass(21'000);  // 30 replays, ten in ten seconds
+  EXPECT_EQ(workers_["b:1"]->running(), 60);
+  for (const StartedCall& call : calls) EXPECT_FALSE(call.sink->over()) << call.sink->error_code();
+}
+
+TEST_F(FailoverTest, TheBudgetIsAShareOfTheRequests) {
+  AddWorker("a");
+  AddWorker("b");
+  options_.retry_budget = {.ratio = 0.1, .min_per_second = 0};
+  options_.policy = "round_robin";
+  StartDispatcher();
+  std::vector<StartedCall> calls;
+  for (int i = 0; i < 60; ++i) calls.push_back(StartCall(absl::StrCat("hello ", i), 200));
+  Step(1);
+  workers_["a:1"]->Kill();
+  loop_.RunReady();
+  EXPECT_EQ(workers_["b:1"]->running(), 30 + 6);
 }
 
 TEST_F(FailoverTest, AnotherModelIsNoReplacement) {

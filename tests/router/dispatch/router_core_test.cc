@@ -123,6 +123,23 @@ TEST_P(RouterCoreTest, AWorkersDeathInMidStreamLeavesNoGap) {
   EXPECT_TRUE(absl::StrContains(core_->metrics().Text(), "paceline_router_failovers_total"));
 }
 
+TEST_P(RouterCoreTest, ADamagedFrameBreaksTheLinkAndLeavesNoGap) {
+  if (GetParam() != Transport::kGrpc) GTEST_SKIP() << "only gRPC has bytes to damage";
+  AddWorker("a");
+  StartCore();
+  workers_[0]->StepEvery(500);
+  const auto [sink, handle] = StartCall("hello", 400);
+  for (size_t chunks : {5, 200}) {
+    Eventually([&, sink = sink] { return sink->chunks().size() > chunks; });
+    const uint64_t sessions = workers_[0]->sessions_so_far();
+    servers_[0]->DamageNext();
+    Eventually([&] { return workers_[0]->sessions_so_far() > sessions; });
+  }
+  Eventually([sink = sink] { return sink->over(); });
+  ASSERT_TRUE(sink->done()) << sink->error_code();
+  EXPECT_EQ(sink->text(), FakeAnswer("hello", 7, 0, 400));
+}
+
 TEST_P(RouterCoreTest, ADeadWorkerIsAttachedAgainWithItsNewEpoch) {
   FakeWorker& worker = AddWorker("a");
   worker.StepEvery(1000);

@@ -27,6 +27,9 @@ class Recorder : public FleetListener {
     events.push_back((is_lost ? "lost " : "stalled ") + replica.hello.replica_id());
     last_why = why;
   }
+  void OnAccepted(const Replica& replica, const v1::Accepted& accepted) override {
+    events.push_back("accepted " + accepted.request_id());
+  }
   void OnStepResult(const Replica& replica, const v1::StepResult& step) override {
     steps += step.results_size();
   }
@@ -143,8 +146,7 @@ TEST_F(FleetTest, FramesOfAnAttachmentThatIsOverAreDropped) {
   events[0](step);
   loop_.RunReady();
   EXPECT_EQ(recorder_.steps, 1);
-  clock_.AdvanceMs(2'100);  // silent for the lease
-  loop_.RunReady();
+  Pass(2'100);  // silent for the lease
   EXPECT_TRUE(Has("lost r"));
   events[0](step);
   loop_.RunReady();
@@ -171,6 +173,29 @@ TEST_F(FleetTest, ARouterThatWasHeldUpItselfDoesNotTakeItForAWorkersSilence) {
   worker.Beat();
   loop_.RunReady();
   EXPECT_EQ(State(0), ReplicaState::kReady);
+}
+
+TEST_F(FleetTest, TimeInWhichTheRouterDidNotRunIsNoSilence) {
+  AddWorker("a:1");
+  Start("a:1");
+  clock_.AdvanceMs(5'000);
+  loop_.RunReady();  // what the worker said meanwhile has not been read yet
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+  Pass(1'900, /*beats=*/false);
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+  Pass(160, /*beats=*/false);
+  EXPECT_TRUE(Has("lost a:1"));
+}
+
+TEST_F(FleetTest, ARouterThatRunsNowAndThenStillNoticesSilence) {
+  AddWorker("a:1");
+  Start("a:1");
+  int turns = 0;  // each runs late by 80 ms
+  for (; !Has("lost a:1") && turns < 1'000; ++turns) {
+    clock_.AdvanceMs(100);
+    loop_.RunReady();
+  }
+  EXPECT_NEAR(turns, 2'000 / 20, 2);
 }
 
 TEST_F(FleetTest, ReconnectsWithBackOffThatGrowsAndIsReset) {
@@ -325,6 +350,21 @@ TEST_F(DrainTest, ADrainedReplicaStaysAttachedAndTakesNoRequests) {
   EXPECT_EQ(recorder_.steps, 1);
   EXPECT_EQ(State(0), ReplicaState::kDraining);
   EXPECT_EQ(fleet_->Describe()[0].state(), "draining");
+}
+
+TEST_F(DrainTest, AWorkerThatStopsTakesNoRequestsUntilItIsAnotherOne) {
+  workers_["a:1"]->BeginDrain();
+  workers_["a:1"]->Beat();
+  loop_.RunReady();
+  EXPECT_EQ(State(0), ReplicaState::kDraining);
+  EXPECT_TRUE(Has("stalled a:1"));
+  workers_["a:1"]->Leave();
+  loop_.RunReady();
+  EXPECT_TRUE(Has("lost a:1"));
+  EXPECT_EQ(recorder_.last_why.code(), absl::StatusCode::kCancelled);
+  workers_["a:1"]->Restart();
+  Pass(1'000);
+  EXPECT_EQ(State(0), ReplicaState::kReady);
 }
 
 TEST_F(DrainTest, DrainingCanBeTakenBack) {

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
+#include "proto/frame_checksum.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "tests/fakes/engine_harness.h"
 #include "tests/fakes/log_capture.h"
@@ -55,14 +56,22 @@ class WorkerServerTest : public testing::Test {
 
   using Stream = grpc::ClientReaderWriter<v1::RouterMessage, v1::WorkerMessage>;
 
+  static bool Write(Stream& stream, v1::RouterMessage message) {
+    Seal(message);
+    return stream.Write(message);
+  }
+  static bool Read(Stream& stream, v1::WorkerMessage* message) {
+    return stream.Read(message) && Unseal(*message);
+  }
+
   std::unique_ptr<Stream> Attach(grpc::ClientContext& context) {
     auto stream = stub_->Attach(&context);
     v1::RouterMessage hello;
     hello.mutable_hello()->set_router_id("router");
     hello.mutable_hello()->set_protocol(kAttachProtocol);
-    EXPECT_TRUE(stream->Write(hello));
+    EXPECT_TRUE(Write(*stream, hello));
     v1::WorkerMessage answer;
-    EXPECT_TRUE(stream->Read(&answer));
+    EXPECT_TRUE(Read(*stream, &answer));
     EXPECT_EQ(answer.hello().replica_id(), "tiny-1");
     return stream;
   }
@@ -87,7 +96,7 @@ class WorkerServerTest : public testing::Test {
   // The next result of `id`; nullopt when the stream ended first.
   static std::optional<v1::SequenceResult> NextResult(Stream& stream, const std::string& id) {
     v1::WorkerMessage message;
-    while (stream.Read(&message)) {
+    while (Read(stream, &message)) {
       for (const v1::SequenceResult& result : message.step().results()) {
         if (result.request_id() == id) return result;
       }
@@ -104,7 +113,7 @@ class WorkerServerTest : public testing::Test {
     pause.mutable_pause()->set_request_id(submit.submit().request_id());
     // The session refuses this one itself: its answer shows that the engine's inbox has the others.
     v1::RouterMessage bad = Submit("bad", 0);
-    EXPECT_TRUE(stream.Write(submit) && stream.Write(pause) && stream.Write(bad));
+    EXPECT_TRUE(Write(stream, submit) && Write(stream, pause) && Write(stream, bad));
     EXPECT_TRUE(NextResult(stream, "bad").has_value());
     gate->opens.set_value();
     engine_.engine().Detach(session);
@@ -122,7 +131,7 @@ TEST_F(WorkerServerTest, AnswersARequestTokenByToken) {
   const Answer golden = engine_.Run(same);
   grpc::ClientContext context;
   auto stream = Attach(context);
-  ASSERT_TRUE(stream->Write(Submit("r", 6)));
+  ASSERT_TRUE(Write(*stream, Submit("r", 6)));
   std::vector<int32_t> tokens;
   for (;;) {
     const auto result = NextResult(*stream, "r");
@@ -143,12 +152,12 @@ TEST_F(WorkerServerTest, RefusesABadSubmitByAResult) {
   auto stream = Attach(context);
   v1::RouterMessage bad = Submit("bad", 5);
   bad.mutable_submit()->set_prompt_token_ids(0, 100'000);
-  ASSERT_TRUE(stream->Write(bad));
+  ASSERT_TRUE(Write(*stream, bad));
   const auto result = NextResult(*stream, "bad");
   ASSERT_TRUE(result.has_value());
   EXPECT_EQ(result->error_code(), static_cast<int>(absl::StatusCode::kInvalidArgument));
   EXPECT_THAT(result->error_message(), testing::HasSubstr("prompt_token_ids"));
-  ASSERT_TRUE(stream->Write(Submit("good", 2)));
+  ASSERT_TRUE(Write(*stream, Submit("good", 2)));
   EXPECT_TRUE(NextResult(*stream, "good").has_value());
 }
 
@@ -198,13 +207,48 @@ TEST(AttachSessionTest, ATraceStandsInTheLogLinesOfItsRequest) {
   }
 }
 
+TEST(AttachSessionTest, TimeInWhichTheWorkerDidNotRunIsNoSilenceOfItsRouters) {
+  EngineHarness engine({});
+  Identity identity;
+  identity.hello.set_lease_ms(2'000);
+  FakeClock clock;
+  int expired = 0;
+  const auto session =
+      AttachSession::Create(engine.engine(),
+                            identity,
+                            clock,
+                            {.send = [](v1::WorkerMessage) {}, .expired = [&] { ++expired; }});
+  const auto beat = [&](int64_t after_ms) {
+    clock.AdvanceMs(after_ms);
+    session->OnFrame({});
+  };
+  beat(500);
+  beat(5'000);  // what the router said meanwhile has not been read yet
+  for (int i = 0; i < 4; ++i) beat(500);
+  EXPECT_EQ(expired, 0);
+  beat(500);
+  EXPECT_EQ(expired, 1);
+}
+
+TEST_F(WorkerServerTest, ARequestIsAcceptedBeforeAnythingIsDoneAboutIt) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  ASSERT_TRUE(Write(*stream, Submit("r", 2)));
+  v1::WorkerMessage message;
+  while (Read(*stream, &message) && !message.has_accepted()) {
+    ASSERT_EQ(message.step().results_size(), 0);
+  }
+  EXPECT_EQ(message.accepted().request_id(), "r");
+  EXPECT_TRUE(NextResult(*stream, "r").has_value());
+}
+
 TEST_F(WorkerServerTest, CancelEndsARequest) {
   grpc::ClientContext context;
   auto stream = Attach(context);
   SubmitPaused(*stream, Submit("r", 400));
   v1::RouterMessage cancel;
   cancel.mutable_cancel()->set_request_id("r");
-  ASSERT_TRUE(stream->Write(cancel));
+  ASSERT_TRUE(Write(*stream, cancel));
   const auto result = NextResult(*stream, "r");
   ASSERT_TRUE(result.has_value());
   EXPECT_EQ(result->finish_reason(), static_cast<int>(FinishReason::kCancelled));
@@ -229,7 +273,7 @@ TEST_F(WorkerServerTest, ForgetsItsPrefixesWhenToldTo) {
   grpc::ClientContext context;
   auto stream = Attach(context);
   const auto cached_tokens = [&](const std::string& id) {
-    EXPECT_TRUE(stream->Write(Submit(id, 1)));
+    EXPECT_TRUE(Write(*stream, Submit(id, 1)));
     const auto result = NextResult(*stream, id);
     return result ? result->cached_tokens() : -1;
   };
@@ -237,17 +281,47 @@ TEST_F(WorkerServerTest, ForgetsItsPrefixesWhenToldTo) {
   EXPECT_EQ(cached_tokens("second"), 32);
   v1::RouterMessage flush;
   flush.mutable_flush_prefix_cache();
-  ASSERT_TRUE(stream->Write(flush));
+  ASSERT_TRUE(Write(*stream, flush));
   EXPECT_EQ(cached_tokens("third"), 0);
 }
 
 TEST_F(WorkerServerTest, TheFirstMessageMustBeAHello) {
   grpc::ClientContext context;
   auto stream = stub_->Attach(&context);
-  ASSERT_TRUE(stream->Write(Submit("r", 4)));
+  ASSERT_TRUE(Write(*stream, Submit("r", 4)));
   v1::WorkerMessage message;
-  EXPECT_FALSE(stream->Read(&message));
+  EXPECT_FALSE(Read(*stream, &message));
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(WorkerServerTest, ADamagedFrameEndsTheStream) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  v1::RouterMessage submit = Submit("r", 2);
+  Seal(submit);
+  submit.mutable_submit()->set_prompt_token_ids(7, submit.submit().prompt_token_ids(7) ^ 1);
+  ASSERT_TRUE(stream->Write(submit));
+  v1::WorkerMessage message;
+  while (Read(*stream, &message)) EXPECT_EQ(message.step().results_size(), 0);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DATA_LOSS);
+}
+
+TEST_F(WorkerServerTest, SaysThatItDrainsAndWhoIsAttached) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  grpc::ClientContext other_context;
+  auto other = Attach(other_context);
+  engine_.engine().BeginDrain();
+  v1::WorkerMessage message;
+  v1::Load load;
+  do {
+    ASSERT_TRUE(Read(*stream, &message));
+    if (message.has_heartbeat()) load = message.heartbeat().load();
+  } while (!load.is_draining());
+  EXPECT_EQ(load.routers(), 3);  // the harness is one
+  // What is on its way is still run.
+  ASSERT_TRUE(Write(*stream, Submit("r", 2)));
+  EXPECT_TRUE(NextResult(*stream, "r").has_value());
 }
 
 TEST_F(WorkerServerTest, AnotherProtocolIsRefused) {
@@ -255,9 +329,9 @@ TEST_F(WorkerServerTest, AnotherProtocolIsRefused) {
   auto stream = stub_->Attach(&context);
   v1::RouterMessage hello;
   hello.mutable_hello()->set_protocol(2);
-  ASSERT_TRUE(stream->Write(hello));
+  ASSERT_TRUE(Write(*stream, hello));
   v1::WorkerMessage message;
-  EXPECT_FALSE(stream->Read(&message));
+  EXPECT_FALSE(Read(*stream, &message));
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
@@ -281,7 +355,7 @@ TEST_F(WorkerServerTest, AStoppingWorkerEndsItsStreamsAsCancelled) {
   auto stream = Attach(context);
   server_.reset();
   v1::WorkerMessage message;
-  while (stream->Read(&message)) {
+  while (Read(*stream, &message)) {
   }
   const grpc::Status status = stream->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
@@ -304,11 +378,11 @@ class ShortLeaseTest : public WorkerServerTest {
 TEST_F(ShortLeaseTest, ASilentRouterIsCutOff) {
   grpc::ClientContext context;
   auto stream = Attach(context);
-  ASSERT_TRUE(stream->Write(Submit("r", 400)));
+  ASSERT_TRUE(Write(*stream, Submit("r", 400)));
   v1::WorkerMessage message;
-  while (stream->Read(&message)) {
+  while (Read(*stream, &message)) {
   }
-  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
   engine_.WaitUntilIdle();
 }
 
