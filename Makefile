@@ -4,7 +4,7 @@ PACELINE := build/release/paceline
 VENV := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build model serve test asan-test soak bench format
+.PHONY: help deps build model serve test test-faults asan-test soak bench format
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,10 @@ $(VENV)/ready: tests/requirements.txt | deps
 	@touch $@
 
 test: build model $(VENV)/ready ## Run every test: unit, layering, end to end
-	@ctest --test-dir build/release --output-on-failure -j2
+	@ctest --test-dir build/release --output-on-failure -j2 -LE long
+
+test-faults: build model $(VENV)/ready ## Kill, freeze and cut off processes under load (about 20 minutes)
+	@ctest --test-dir build/release --output-on-failure -L faults
 
 asan-test: deps model ## Run the unit tests under address and undefined-behaviour sanitizers
 	@cmake --preset asan >/dev/null

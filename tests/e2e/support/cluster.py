@@ -89,23 +89,8 @@ class Process:
         return self.wait(timeout)
 
 
-class Cluster(Process):
-    """`paceline serve` on free ports, ready for requests."""
-
-    def __init__(self, *args, replicas=2, env=None, model=MODEL):
-        super().__init__(
-            "serve", model, "--replicas", replicas, "--port", 0, "--grpc-port", 0,
-            "--operator-port", 0, *args, env=env)
-        self.replicas = replicas
-        try:
-            self.wait_for_line(r"^Ready after")
-            self.port = int(self.wait_for_line(r"OpenAI API +http://[^:]+:(\d+)/v1")[1])
-            self.grpc_port = int(self.wait_for_line(r"gRPC +[^:]+:(\d+)")[1])
-            self.operator_port = int(self.wait_for_line(r"status page +http://[^:]+:(\d+)/")[1])
-            self.wait_for_line(r"curl -N")
-        except BaseException:
-            self.kill()
-            raise
+class Server(Process):
+    """A process with a router in it. Subclasses set `port`, `grpc_port` and `operator_port`."""
 
     @property
     def url(self):
@@ -114,15 +99,6 @@ class Cluster(Process):
     @property
     def grpc_address(self):
         return f"127.0.0.1:{self.grpc_port}"
-
-    def workers(self):
-        return children(self.pid)
-
-    def pids(self):
-        return [self.pid, *self.workers()]
-
-    def all_gone(self, pids):
-        return not any(is_alive(pid) for pid in pids)
 
     def operator(self, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.operator_port}{path}", timeout=10) as r:
@@ -159,6 +135,67 @@ class Cluster(Process):
     def wait_idle(self, timeout=10):
         eventually(lambda: self.running() == 0 and self.waiting() == 0, timeout,
                    "no request runs or waits")
+
+
+class Cluster(Server):
+    """`paceline serve` on free ports, ready for requests."""
+
+    def __init__(self, *args, replicas=2, env=None, model=MODEL):
+        super().__init__(
+            "serve", model, "--replicas", replicas, "--port", 0, "--grpc-port", 0,
+            "--operator-port", 0, *args, env=env)
+        self.replicas = replicas
+        try:
+            self.wait_for_line(r"^Ready after")
+            self.port = int(self.wait_for_line(r"OpenAI API +http://[^:]+:(\d+)/v1")[1])
+            self.grpc_port = int(self.wait_for_line(r"gRPC +[^:]+:(\d+)")[1])
+            self.operator_port = int(self.wait_for_line(r"status page +http://[^:]+:(\d+)/")[1])
+            self.wait_for_line(r"curl -N")
+        except BaseException:
+            self.kill()
+            raise
+
+    def workers(self):
+        return children(self.pid)
+
+    def pids(self):
+        return [self.pid, *self.workers()]
+
+    def all_gone(self, pids):
+        return not any(is_alive(pid) for pid in pids)
+
+
+class Router(Server):
+    """`paceline router` on free ports, over workers at these ports of this machine."""
+
+    def __init__(self, worker_ports, *args, env=None):
+        super().__init__("router", "--workers", ",".join(f"127.0.0.1:{p}" for p in worker_ports),
+                         "--port", 0, "--grpc-port", 0, "--operator-port", 0, *args, env=env)
+        try:
+            found = self.wait_for_line(
+                r"http://[^:]+:(\d+)  grpc://[^:]+:(\d+)  operator http://[^:]+:(\d+)")
+            self.port, self.grpc_port, self.operator_port = map(int, found.groups())
+        except BaseException:
+            self.kill()
+            raise
+
+
+class Worker(Process):
+    """`paceline worker`; routers reach it at `worker_port`."""
+
+    def __init__(self, *args, port=0, env=None, into=()):
+        super().__init__("worker", "--model", MODEL, "--port", port, *args, env=env,
+                         into=into)
+        self.options = args
+
+    @property
+    def worker_port(self):
+        return int(self.wait_for_line(r"worker plane on [^:]+:(\d+)")[1])
+
+    @property
+    def ranks(self):
+        """Pids, that of rank 0 first, by which routers know the replica."""
+        return children(self.pid) or [self.pid]
 
 
 def metric_sum(text, name, **labels):

@@ -1,6 +1,7 @@
 """What the tests look up about processes, in /proc, and waiting for a condition."""
 
 import os
+import socket
 import time
 
 
@@ -35,6 +36,12 @@ def rss_bytes(pid):
 
 def open_files(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def eventually(check, timeout, what):

@@ -1,0 +1,75 @@
+"""Stopping in good order, one after the other, under load: nothing is lost, nothing even moves."""
+
+import signal
+import time
+
+import pytest
+
+from load import LONG_ANSWER, wait_for_end
+from support.processes import eventually
+from support.rest import Rest
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_rolling_restart(site, rounds):
+    """Each worker gets SIGTERM: it ends when its streams have ended, with status 0."""
+    site.add_workers(2)
+    router = site.add_router()
+    load = site.load()
+    for _ in range(rounds):
+        for worker in list(site.workers):
+            load.wait_until_busy()
+            worker.signal(signal.SIGTERM)
+            assert worker.wait(40) == 0, worker.log
+            site.restart(worker)
+            site.wait_until_ready()
+    whole = load.stop().check()
+    print(f"{2 * rounds} restarts: {len(whole)} streams, {sum(a.said.num_tokens for a in whole)} tokens")
+    assert router.metric("paceline_router_resumed_tokens_total") == 0
+    site.stop()
+
+
+@pytest.mark.parametrize("how", ["a second signal", "the time is over"])
+def test_what_does_not_end_in_time_moves(site, how):
+    site.add_workers(2, "--drain-seconds", 30 if how == "a second signal" else 1)
+    router = site.add_router()
+    load = site.load()
+    asks = [load.ask(LONG_ANSWER) for _ in range(4)]
+    eventually(lambda: all(ask.times for ask in asks), 60, "they run")
+    worker = site.busiest()
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_line("stopping")
+    eventually(lambda: worker.pid not in router.ready_pids(), 5, "it gets nothing new")
+    if how == "a second signal":
+        worker.signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    site.restart(worker)
+    wait_for_end(asks)
+    load.stop().check()
+    assert router.metric("paceline_router_resumed_tokens_total") > 0
+    site.stop()
+
+
+def test_a_router_that_stops(site):
+    """Not ready at once, its streams end, and then it does, within a second."""
+    site.add_workers(2)
+    router = site.add_router()
+    site.add_router()
+    load = site.load()
+    load.wait_until_busy()
+    router.signal(signal.SIGTERM)
+    start = time.monotonic()
+    eventually(lambda: Rest(router.port).get("/ready").status == 503, 5, "it is not ready")
+    unready = time.monotonic() - start
+    # Its clients ask the other one from now on; until then they are told.
+    assert router.wait(60) == 0
+    ended = time.time()
+    last = max(ask.times[-1] for ask in load.asked if ask.server is router and ask.times)
+    load.stop().check(errors=["draining"], broken=[router])
+    for ask in load.asked:
+        assert ask.error != "draining" or not ask.times, "an accepted stream was ended"
+        assert ask.failure is None or not ask.times, "an accepted stream was cut"
+    print(f"not ready after {unready * 1000:.0f} ms; ended {(ended - last) * 1000:.0f} ms after the "
+          "last token")
+    site.routers.remove(router)
+    site.stop()

@@ -1,0 +1,143 @@
+"""Workers and ranks that are killed or frozen under load. No stream is lost and no byte changes."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from load import LONG_ANSWER, LONG_PROMPT, wait_for_end
+from support.processes import eventually, is_alive
+
+
+def kill(worker):
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+
+
+def again_and_again(site, load, dice, count, strike):
+    """`strike(worker)` so often, at random times. Each only when what ran at the last one has ended:
+    what is there whenever a worker dies is rightly refused in the end."""
+    for _ in range(count):
+        hit = load.wait_until_busy()
+        time.sleep(dice.uniform(0, 0.5))
+        hit += load.live()
+        strike(dice.choice(site.workers))
+        site.wait_until_ready()
+        wait_for_end(hit)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_workers_killed_at_random_times(site, dice, count):
+    site.add_workers(2)
+    site.add_router()
+    load = site.load()
+
+    def strike(worker):
+        kill(worker)
+        site.restart(worker)
+
+    again_and_again(site, load, dice, count, strike)
+    site.check_whole(load, count)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.long)])
+def test_workers_frozen_for_longer_than_their_lease(site, dice, count):
+    """Their streams go on elsewhere; when they go on themselves, nobody hears what they still say."""
+    site.add_workers(2)
+    router = site.add_router()
+    load = site.load()
+
+    def strike(worker):
+        hit = load.live()
+        worker.signal(signal.SIGSTOP)
+        eventually(lambda: worker.pid not in router.ready_pids(), 10, "its silence is noticed")
+        wait_for_end(hit)
+        worker.signal(signal.SIGCONT)
+
+    again_and_again(site, load, dice, count, strike)
+    site.check_whole(load, count)
+
+
+def test_all_workers_killed(site):
+    site.add_workers(2)
+    site.add_router()
+    load = site.load()
+    load.wait_until_busy()
+    for worker in site.workers:
+        worker.signal(signal.SIGKILL)
+    for worker in list(site.workers):
+        worker.wait()
+        site.restart(worker)
+    site.wait_until_ready()
+    site.check_whole(load, 2)
+
+
+@pytest.mark.parametrize("rank, how", [
+    (0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP),
+    pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long)])
+def test_a_rank_of_a_group(site, rank, how):
+    """Its streams go on at a replica of another layout; the group is back by itself."""
+    group = site.add_worker("-tp", 2, "--threads", 1)
+    site.add_workers(1)
+    site.add_router()
+    load = site.load()
+    load.wait_until_busy()
+    before = group.ranks
+    os.kill(before[rank], how)
+    eventually(lambda: not any(map(is_alive, before)), 15, "the group has ended")
+    eventually(lambda: len(group.ranks) == 2, 15, "and begins anew")
+    site.wait_until_ready()
+    site.check_whole(load, 1)
+
+
+def replica_of(router, request_id, attempt=1):
+    """The pid of the worker that a request was sent to."""
+    found = router.wait_for_line(
+        rf"request {request_id} goes to replica \S+-(\d+) as \S+#0\.{attempt}:")
+    return int(found[1])
+
+
+def test_killed_in_the_prefill(site):
+    site.add_workers(2)
+    router = site.add_router("--log-level", "debug")
+    load = site.load()
+    load.wait_until_busy()
+    ask = load.ask(LONG_PROMPT)
+    pid = replica_of(router, ask.id)
+    os.kill(pid, signal.SIGKILL)
+    assert not ask.times
+    site.restart(next(worker for worker in site.workers if worker.pid == pid))
+    wait_for_end([ask])
+    site.check_whole(load, 1)
+
+
+def test_killed_at_the_last_tokens(site, undisturbed):
+    site.add_workers(2)
+    router = site.add_router("--log-level", "debug")
+    load = site.load()
+    ask = load.ask(LONG_PROMPT)
+    pid = replica_of(router, ask.id)
+    last = undisturbed.answer(ask.index, ask.is_http).num_tokens
+    eventually(lambda: ask.said.num_tokens >= last - 2, 60, "it is about to end")
+    os.kill(pid, signal.SIGKILL)
+    site.restart(next(worker for worker in site.workers if worker.pid == pid))
+    site.check_whole(load, 1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_another_loss_while_streams_move(site, how):
+    """One that leaves in good order costs nothing. One that dies may cost what ran on both, which is
+    told so and not tried on a third."""
+    site.add_workers(3, "--threads", 1)
+    router = site.add_router("--log-level", "debug")
+    load = site.load()
+    load.wait_until_busy()
+    ask = load.ask(LONG_ANSWER)
+    eventually(lambda: ask.times, 30, "it runs")
+    os.kill(replica_of(router, ask.id), signal.SIGKILL)
+    os.kill(replica_of(router, ask.id, attempt=2), how)
+    wait_for_end([ask])
+    whole = load.stop().check(errors=["poison_suspected"] if how == signal.SIGKILL else [])
+    assert (ask in whole) == (how == signal.SIGTERM)
+    assert len(whole) > len(load.asked) / 2
