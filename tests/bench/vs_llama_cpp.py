@@ -2,7 +2,8 @@
 
 llama.cpp is built once from the source package llama-cpp-python on PyPI, natively (AVX-512 where the machine
 has it), into --build. Each round runs both engines on each workload, alternating who goes first; reported are
-the medians, the best, and the median of the paired ratios. Trust the ratios: shared machines are noisy.
+the medians, the best, and the median of the paired ratios with their range. Trust the ratios: shared machines are
+noisy.
 
   make bench
   .venv/bin/python tests/bench/vs_llama_cpp.py --paceline build/release/paceline --model MODEL.gguf
@@ -88,7 +89,35 @@ def workloads(binaries, args):
         "decode B=32": (lambda: paceline(args, 32, 8, n)[1], lambda: llama_batched(binaries, args, 32, 8, n)),
         "prefill 128": (lambda: paceline(args, 1, 128, 1)[0], lambda: llama_bench(binaries, args, 128, 0)[0]),
         "prefill 512": (lambda: paceline(args, 1, 512, 1)[0], lambda: llama_bench(binaries, args, 512, 0)[0]),
+        "prefill 4096": (lambda: paceline(args, 1, 4096, 1)[0], lambda: llama_bench(binaries, args, 4096, 0)[0]),
+        "decode at 4096": (
+            lambda: paceline(args, 1, 4096, n)[1],
+            lambda: llama_bench(binaries, args, 0, n, context=4096)[1],
+        ),
     }
+
+
+def plot(path: pathlib.Path, results, threads):
+    """Ratios as bars, an SVG file."""
+    rows, width = list(results.items()), 420
+    most = max(row["ratio_range"][1] for _, row in rows)
+    x = lambda ratio: 130 + ratio / most * width
+    height = 40 + 26 * len(rows)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" font-family="sans-serif" font-size="13">',
+        f'<text x="10" y="20">Tokens per second, llama.cpp = 1 (same file, {threads} thread(s); medians and ranges)</text>',
+    ]
+    for i, (name, row) in enumerate(rows):
+        y = 34 + 26 * i
+        low, high = (x(ratio) for ratio in row["ratio_range"])
+        parts += [
+            f'<text x="10" y="{y + 14}">{name}</text>',
+            f'<rect x="130" y="{y}" width="{x(row["ratio"]) - 130:.1f}" height="18" fill="#4878a8"/>',
+            f'<path d="M{low:.1f} {y + 9}H{high:.1f}" stroke="#202020" stroke-width="2"/>',
+            f'<text x="{high + 8:.1f}" y="{y + 14}">{row["ratio"]:.2f}</text>',
+        ]
+    parts.append(f'<path d="M{x(1):.1f} 30V{height - 4}" stroke="#c04040" stroke-dasharray="4 3"/></svg>')
+    path.write_text("\n".join(parts) + "\n")
 
 
 def main():
@@ -99,12 +128,20 @@ def main():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--output-tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="names of workloads, by commas; default: all")
+    parser.add_argument("--plot", type=pathlib.Path, help="write the ratios as an SVG file")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     args = parser.parse_args()
     binaries = build_llama_cpp(args.build, ["llama-bench", "llama-batched-bench"])
 
+    chosen = workloads(binaries, args)
+    for name in filter(None, args.only.split(",")):
+        if name not in chosen:
+            parser.error(f"--only: no workload '{name}'; there are: {', '.join(chosen)}")
     results = {}
-    for name, (ours, theirs) in workloads(binaries, args).items():
+    for name, (ours, theirs) in chosen.items():
+        if args.only and name not in args.only.split(","):
+            continue
         pairs = []
         for i in range(args.rounds + 1):
             if i % 2 == 0:
@@ -120,13 +157,17 @@ def main():
             "paceline_best": max(p[0] for p in pairs),
             "llama_cpp_best": max(p[1] for p in pairs),
             "ratio": statistics.median(p[0] / p[1] for p in pairs),
+            "ratio_range": [choose(p[0] / p[1] for p in pairs) for choose in (min, max)],
         }
+    if args.plot:
+        plot(args.plot, results, args.threads)
     if args.json:
         print(json.dumps({"threads": args.threads, "rounds": args.rounds, "results": results}))
         return
-    print(f"{'workload':14} {'paceline':>10} {'llama.cpp':>10} {'ratio':>7}   (tok/s, medians of {args.rounds} pairs)")
+    print(f"{'workload':14} {'paceline':>10} {'llama.cpp':>10} {'ratio':>7}  range         (tok/s, medians of {args.rounds} pairs)")
     for name, row in results.items():
-        print(f"{name:14} {row['paceline']:10.1f} {row['llama_cpp']:10.1f} {row['ratio']:7.2f}")
+        print(f"{name:14} {row['paceline']:10.1f} {row['llama_cpp']:10.1f} {row['ratio']:7.2f}  "
+              f"{row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}")
 
 
 if __name__ == "__main__":
