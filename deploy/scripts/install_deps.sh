@@ -5,7 +5,7 @@ set -euo pipefail
 
 build=(g++ cmake ninja-build ccache make pkg-config ca-certificates
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
-  libboost-dev libssl-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev
+  libboost-dev libboost-context-dev libssl-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev
   libpcre2-dev libutf8proc-dev libcli11-dev libyaml-cpp-dev)
 # Tests: GoogleTest and Google Benchmark; Python only for the oracles and the real clients; curl for
 # the line that `paceline serve` prints; Prometheus and its promtool for alerts and dashboards.

@@ -1,0 +1,77 @@
+// A small model of the CUDA thread hierarchy on one CPU thread: what runs a kernel that was
+// compiled for the CPU, and finds what a GPU would hide. Blocks run one after the other; the
+// threads of a block are fibres that run in an order drawn from a seed and change only where they
+// meet.
+//
+// An error ends the launch and says what, in which block and thread, and in which line of the
+// kernel:
+//   - threads of a warp that meet in different operations or lines, or with some of them gone;
+//   - threads of a block that wait for each other at different barriers, or for ever;
+//   - a copy whose addresses are not aligned.
+// Shared memory starts as 0xff bytes (NaN in every float type), and so does what an asynchronous
+// copy will overwrite until its thread has waited for it: who reads too early sees NaN, and who
+// forgets a barrier gets an answer that depends on the seed.
+//
+// One launch at a time per process; any thread, the same from start to end.
+#ifndef PACELINE_KERNELS_EMULATION_GRID_H_
+#define PACELINE_KERNELS_EMULATION_GRID_H_
+
+#include <cstdint>
+#include <source_location>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+
+namespace paceline::kernels::emulation {
+
+struct Index3 {
+  int32_t x = 1;
+  int32_t y = 1;
+  int32_t z = 1;
+};
+
+// Seed of the order in which threads run from the next launch on.
+void SetSeed(uint64_t seed);
+
+// Runs body() once for every thread of the grid. Internal when the kernel does what a GPU would not
+// forgive; the rest of the grid is then not run. REQUIRES: block.x * block.y * block.z is a
+// multiple of 32 and at most 1024.
+absl::Status Launch(Index3 grid,
+                    Index3 block,
+                    int64_t shared_bytes,
+                    absl::FunctionRef<void()> body);
+
+// ---- For the running thread of a kernel
+
+Index3 GridSize();
+Index3 BlockSize();
+Index3 BlockPosition();
+Index3 ThreadPosition();
+char* SharedMemory();
+
+using Location = std::source_location;
+
+// Waits for every thread of the block that has not returned.
+void SyncBlock(const Location& location);
+
+// Meets the 31 other lanes in the same operation: `mine` points to this lane's operand, and the
+// last one to come calls meet(lanes), lanes[i] being lane i's `mine`, before all go on. `operation`
+// must be the same text in all.
+using Lanes = void* const[32];
+void MeetWarp(const char* operation,
+              const Location& location,
+              void* mine,
+              absl::FunctionRef<void(Lanes lanes)> meet);
+
+// An asynchronous copy of `bytes` (4, 8 or 16) to shared memory, in the group being collected.
+void CopyAsync(void* to, const void* from, int32_t bytes, const Location& location);
+void CommitCopies();
+// All groups but the `left` latest are there, for this thread.
+void WaitForCopies(int32_t left);
+
+// Ends the launch with this error unless `ok`.
+void Check(bool ok, const char* what, const Location& location);
+
+}  // namespace paceline::kernels::emulation
+
+#endif  // PACELINE_KERNELS_EMULATION_GRID_H_
