@@ -29,6 +29,8 @@ struct ChunkArgs {
   KvElement element;
   const uint8_t* const* keys;    // per block of 32 positions, as kernels/kv_cache/layout.h says
   const uint8_t* const* values;  // per block
+  // Blocks that will be read next, touched while the last values are: as large as a block's.
+  const uint8_t* after[2];
   int32_t first_visible;         // positions of the chunk that row 0 sees, >= 1; row r sees
                                  // min(256, first_visible + r)
   float scale;

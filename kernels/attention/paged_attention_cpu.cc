@@ -127,14 +127,30 @@ struct Call {
   }
 };
 
+// Keys of the first blocks of a chunk that exist, for args.after; others are left alone.
+void FirstKeys(const Call& call,
+               const SequenceView& sequence,
+               int32_t kv_head,
+               int32_t chunk,
+               int32_t positions,
+               const uint8_t* (&keys)[2]) {
+  for (int32_t b = 0; b < 2; ++b) {
+    const int32_t block = chunk * kBlocksPerChunk + b;
+    if (block * kKvBlockSize >= positions) return;
+    keys[b] = call.cache.Key(sequence.block_table[block], call.layer, kv_head);
+  }
+}
+
 // Partials of the rows from `first_row` on that see any of `chunk`; returns the first such row
-// (relative to first_row). Partials of row r lie at partials + r * group vectors.
+// (relative to first_row). Partials of row r lie at partials + r * group vectors. `next` is what
+// follows, null for the item's next chunk.
 int32_t RunChunk(const Call& call,
                  const SequenceView& sequence,
                  int32_t kv_head,
                  int32_t first_row,
                  int32_t num_rows,
                  int32_t chunk,
+                 const AttentionItem* next,
                  float* partials,
                  float* scratch) {
   const int32_t visible = sequence.context_before + first_row + 1 - chunk * kKvChunk;
@@ -156,6 +172,15 @@ int32_t RunChunk(const Call& call,
   args.element = ElementOf(call.cache.layout.dtype);
   args.keys = keys;
   args.values = values;
+  args.after[0] = args.after[1] = values[0];  // already here: touching it costs nothing
+  const int32_t positions = sequence.context_before + first_row + num_rows;
+  if (next == nullptr) {
+    FirstKeys(call, sequence, kv_head, chunk + 1, positions, args.after);
+  } else {
+    const SequenceView& s = call.sequences[next->sequence];
+    const int32_t end = s.context_before + next->first_row + next->num_rows;
+    FirstKeys(call, s, next->kv_head, std::max(0, next->chunk), end, args.after);
+  }
   args.first_visible = visible + skip;
   args.scale = call.scale;
   args.partials = partials + skip * call.group * call.partial_floats;
@@ -188,8 +213,12 @@ void MergeRows(const Call& call, int32_t first, int32_t end, float* into, const 
   }
 }
 
-// All chunks of an item in order; scratch holds two sets of partials and the kernel's own.
-void RunWholeItem(const Call& call, const AttentionItem& item, float* scratch) {
+// All chunks of an item in order; scratch holds two sets of partials and the kernel's own. What
+// this thread is likely to do next may be null.
+void RunWholeItem(const Call& call,
+                  const AttentionItem& item,
+                  const AttentionItem* next_item,
+                  float* scratch) {
   const SequenceView& s = call.sequences[item.sequence];
   const int64_t set = item.num_rows * call.group * call.partial_floats;
   float* const state = scratch;
@@ -197,8 +226,16 @@ void RunWholeItem(const Call& call, const AttentionItem& item, float* scratch) {
   const int32_t positions = s.context_before + item.first_row + item.num_rows;
   for (int32_t chunk = 0; chunk * kKvChunk < positions; ++chunk) {
     float* const partials = chunk == 0 ? state : next;
-    const int32_t skip = RunChunk(
-        call, s, item.kv_head, item.first_row, item.num_rows, chunk, partials, scratch + 2 * set);
+    const bool last = (chunk + 1) * kKvChunk >= positions;
+    const int32_t skip = RunChunk(call,
+                                  s,
+                                  item.kv_head,
+                                  item.first_row,
+                                  item.num_rows,
+                                  chunk,
+                                  last ? next_item : nullptr,
+                                  partials,
+                                  scratch + 2 * set);
     if (chunk != 0) MergeRows(call, skip, item.num_rows, state, next);
   }
   FinishRows(call, s, item.kv_head, item.first_row, item.num_rows, state);
@@ -328,8 +365,11 @@ absl::Status PagedAttention(ThreadPool& pool,
   pool.ForEach(static_cast<int64_t>(plan.items.size()), [&](int thread, int64_t i) {
     const AttentionItem& item = plan.items[i];
     float* const scratch = *memory + thread * thread_floats;
+    const size_t following = static_cast<size_t>(i) + pool.num_threads();
+    const AttentionItem* const next =
+        following < plan.items.size() ? &plan.items[following] : nullptr;
     if (item.chunk < 0) {
-      RunWholeItem(call, item, scratch);
+      RunWholeItem(call, item, next, scratch);
     } else {
       RunChunk(call,
                sequences[item.sequence],
@@ -337,6 +377,7 @@ absl::Status PagedAttention(ThreadPool& pool,
                item.first_row,
                item.num_rows,
                item.chunk,
+               next,
                partials + item.partial_offset * call.partial_floats,
                scratch);
     }

@@ -43,6 +43,15 @@ struct Float {
 // to keep memory busy.
 constexpr int32_t kAhead = 2;
 
+// The block to touch while `block` of num_blocks is read.
+inline const uint8_t* Coming(const uint8_t* const* blocks,
+                             const uint8_t* const* after,
+                             int32_t block,
+                             int32_t num_blocks) {
+  const int32_t past = block + kAhead - num_blocks;
+  return past < 0 ? blocks[block + kAhead] : after[past < kAhead ? past : kAhead - 1];
+}
+
 // Lines of `p` as far as `bytes`.
 inline void Prefetch(const uint8_t* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) {
@@ -124,6 +133,7 @@ void Softmax(float* scores, int32_t visible, float* max_and_sum) {
 // chunk; `values` are the blocks' rows, `offset` bytes in.
 template <typename V, typename T, int N, int kWide>
 void AddValues(const uint8_t* const* values,
+               const uint8_t* const* after,
                int64_t offset,
                int64_t row_bytes,
                int32_t begin,
@@ -142,9 +152,9 @@ void AddValues(const uint8_t* const* values,
     const uint8_t* row = values[t / kBlock] + t % kBlock * row_bytes + offset;
     const int32_t block_end = (t / kBlock + 1) * kBlock;
     const int32_t stop = block_end < end ? block_end : end;
-    // The same place of a coming block; past the last one, of this one again.
-    const int32_t coming = t / kBlock + kAhead;
-    const int64_t ahead = coming * kBlock < end ? values[coming] - values[t / kBlock] : 0;
+    // The same place of a coming block.
+    const int64_t ahead =
+        Coming(values, after, t / kBlock, (end + kBlock - 1) / kBlock) - values[t / kBlock];
     for (; t < stop; ++t, row += row_bytes) {
       Prefetch(row + ahead, kWide * 16 * T::kBytes);
       F32 x[kWide];
@@ -168,6 +178,7 @@ void AddValues(const uint8_t* const* values,
 // All dimensions.
 template <typename V, typename T, int N>
 void AddAllValues(const uint8_t* const* values,
+                  const uint8_t* const* after,
                   int64_t head_dim,
                   int32_t begin,
                   int32_t end,
@@ -180,10 +191,11 @@ void AddAllValues(const uint8_t* const* values,
   int64_t d = 0;
   for (; d + 16 * kWide <= head_dim; d += 16 * kWide) {
     AddValues<V, T, N, kWide>(
-        values, d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
+        values, after, d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
   }
   for (; d < head_dim; d += 16) {
-    AddValues<V, T, N, 1>(values, d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
+    AddValues<V, T, N, 1>(
+        values, after, d * T::kBytes, row_bytes, begin, end, weights, out + d, stride);
   }
 }
 
@@ -217,11 +229,16 @@ void ChunkTile(const ChunkArgs& args, int32_t first) {
     }
   }
   // What all see together, then what only later rows see.
-  AddAllValues<V, T, N>(args.values, args.head_dim, 0, visible[0], scores, out);
+  AddAllValues<V, T, N>(args.values, args.after, args.head_dim, 0, visible[0], scores, out);
   for (int i = 1; i < N; ++i) {
     if (visible[0] == visible[i]) continue;
-    AddAllValues<V, T, 1>(
-        args.values, args.head_dim, visible[0], visible[i], scores + i * kChunk, out + i * stride);
+    AddAllValues<V, T, 1>(args.values,
+                          args.after,
+                          args.head_dim,
+                          visible[0],
+                          visible[i],
+                          scores + i * kChunk,
+                          out + i * stride);
   }
 }
 
@@ -328,6 +345,7 @@ float QuantizeWeights(float* weights,
 // out[i][0..16 kWide) = scales[i] * weights[i] . values over `num_pairs` pairs of positions.
 template <typename V, int N, int kWide>
 void SumInt8Values(const uint8_t* const* values,
+                   const uint8_t* const* after,
                    int64_t offset,
                    int64_t pair_bytes,
                    int32_t num_pairs,
@@ -346,8 +364,8 @@ void SumInt8Values(const uint8_t* const* values,
     const uint8_t* row = values[p / kPairs] + offset;
     const int32_t block_end = (p / kPairs + 1) * kPairs;
     const int32_t stop = block_end < num_pairs ? block_end : num_pairs;
-    const int32_t coming = p / kPairs + kAhead;
-    const int64_t ahead = coming * kPairs < num_pairs ? values[coming] - values[p / kPairs] : 0;
+    const int32_t num_blocks = (num_pairs + kPairs - 1) / kPairs;
+    const int64_t ahead = Coming(values, after, p / kPairs, num_blocks) - values[p / kPairs];
     for (; p < stop; ++p, row += pair_bytes) {
       Prefetch(row + ahead, 32 * kWide);
       typename V::I16 x[kWide];
@@ -409,11 +427,11 @@ void Int8ChunkTile(const ChunkArgs& args, int32_t first) {
   int64_t d = 0;
   for (; d + 16 * kWide <= args.head_dim; d += 16 * kWide) {
     SumInt8Values<V, N, kWide>(
-        args.values, 2 * d, pair_bytes, num_pairs, weights, scales, out + d, stride);
+        args.values, args.after, 2 * d, pair_bytes, num_pairs, weights, scales, out + d, stride);
   }
   for (; d < args.head_dim; d += 16) {
     SumInt8Values<V, N, 1>(
-        args.values, 2 * d, pair_bytes, num_pairs, weights, scales, out + d, stride);
+        args.values, args.after, 2 * d, pair_bytes, num_pairs, weights, scales, out + d, stride);
   }
 }
 

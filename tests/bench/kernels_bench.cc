@@ -1,12 +1,14 @@
 // Speed of the CPU kernels on SmolLM2-135M's shapes with random weights: each kernel alone, then a
 // whole forward step made of them. Best of several repetitions; run it on an otherwise idle
 // machine.
-//   kernels_bench [threads] [pool | linears | attention | logits | parts | steps | bounds] [kv-int8]
+//   kernels_bench [threads] [pool | linears | attention | logits | parts | steps | bounds]
+//   [kv-int8]
 // "bounds" holds each kernel of a step against what the machine can do, measured in between.
 #include <time.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -485,10 +487,19 @@ void BenchLogits() {
 }
 
 void BenchPool(ThreadPool& pool) {
-  const double t = BestSeconds(0.1, [&] {
-    for (int i = 0; i < 1000; ++i) pool.Run([](int, int) {});
+  // A part each, done when every thread has come: what starting and meeting costs.
+  std::atomic<int> arrived{0};
+  const int threads = pool.num_threads();
+  const double t = BestSeconds(0.2, [&] {
+    for (int i = 1; i <= 1000; ++i) {
+      pool.Run([&](int, int) {
+        arrived.fetch_add(1);
+        while (arrived.load() < i * threads) __builtin_ia32_pause();
+      });
+    }
+    arrived = 0;
   });
-  std::printf("pool     empty region     %7.3f us\n", t * 1e3);
+  std::printf("pool     region of all     %7.3f us\n", t * 1e3);
 }
 
 }  // namespace
