@@ -4,7 +4,7 @@ PACELINE := build/release/paceline
 VENV := .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build model serve test test-faults asan-test soak bench format
+.PHONY: help deps build model serve test test-faults asan-test soak bench sbom format
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ soak: build model $(VENV)/ready ## 64 streams for MINUTES=5: every bit right, no
 
 bench: build model $(VENV)/ready ## Measure beside llama.cpp (builds it once; about 15 minutes)
 	@$(VENV)/bin/python tests/bench/vs_llama_cpp.py --paceline $(PACELINE) --model $(MODEL)
+
+sbom: build ## Write the bill of materials (SPDX) of the binary and its libraries
+	@deploy/scripts/sbom.py $(PACELINE) >build/paceline.spdx.json
+	@echo "sbom: build/paceline.spdx.json"
 
 format: ## clang-format every source file
 	@git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format -i

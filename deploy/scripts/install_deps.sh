@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that Paceline builds and tests with. Does nothing, and needs no
-# privileges, when all of them are there already.
+# Usage: install_deps.sh [build]. Installs the Debian 12 packages that Paceline builds and tests with;
+# `build`: only those that it builds with. Does nothing, and needs no privileges, when all of them are
+# there already.
 set -euo pipefail
 
 build=(g++ cmake ninja-build ccache make pkg-config ca-certificates
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev
   libboost-dev libboost-context-dev libssl-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev
-  libpcre2-dev libutf8proc-dev libcli11-dev libyaml-cpp-dev)
+  libpcre2-dev libutf8proc-dev libcli11-dev libyaml-cpp-dev python3)
 # Tests: GoogleTest and Google Benchmark; Python only for the oracles and the real clients; curl for
 # the line that `paceline serve` prints; Prometheus and its promtool for alerts and dashboards.
-tests=(libgtest-dev libgmock-dev libbenchmark-dev python3 python3-venv curl prometheus)
+tests=(libgtest-dev libgmock-dev libbenchmark-dev python3-venv curl prometheus)
+
+if [ "${1:-}" = build ]; then tests=(); fi
 
 missing=()
 for package in "${build[@]}" "${tests[@]}"; do

@@ -124,9 +124,10 @@ class Load:
             thread.start()
 
     def _ask(self, number):
-        body = {"prompt": f"Once upon a time in the town of {number % 3} ", "max_tokens": 80,
-                "temperature": 0, "ignore_eos": True, "stream": number % 2 == 0}
+        body = {"max_tokens": 80, "temperature": 0, "ignore_eos": True, "stream": number % 2 == 0}
         while not self.is_over.is_set():
+            # No two alike: one that runs on two replicas which are lost counts as poison.
+            body["prompt"] = f"Once upon a time in a small town {time.monotonic_ns()} "
             try:
                 self.statuses.append(Rest(self.port).send("POST", "/v1/completions", body).status)
             except (OSError, http.client.HTTPException):

@@ -82,6 +82,7 @@ containers:
       - --max-num-seqs={{ .maxNumSeqs | int64 }}
       - --max-num-batched-tokens={{ .maxNumBatchedTokens | int64 }}
       - --compute-dtype={{ .computeDtype }}
+      - --kv-cache-dtype={{ .kvCacheDtype }}
       - --lease-ms={{ .leaseMs | int64 }}
       {{- if not .prefixCaching }}
       - --no-enable-prefix-caching
