@@ -123,7 +123,7 @@ def test_router_worker_and_test_pod_from_start_to_drain(start, tmp_path):
     without_key = [a for a in chat if not a.startswith("--api-key-file")]
     assert subprocess.run([binary(), *without_key], capture_output=True, timeout=60).returncode == 2
 
-    # What the kubelet does after preStop: SIGTERM. The stream that runs ends as it should.
+    # What the kubelet does, after preStop: SIGTERM. The stream that runs ends as it should.
     stream = http.client.HTTPConnection("127.0.0.1", router.ports["http"], timeout=60)
     stream.request("POST", "/v1/completions", json.dumps(
         {"model": "smollm2-135m", "prompt": "Once", "max_tokens": 400, "stream": True,
@@ -131,12 +131,12 @@ def test_router_worker_and_test_pod_from_start_to_drain(start, tmp_path):
     response = stream.getresponse()
     assert response.status == 200
     response.readline()
-    router.process.signal(signal.SIGTERM)
-    eventually(lambda: not router.probe("readinessProbe"), 10, "the router is not ready")
+    for one in (worker, router):
+        one.process.signal(signal.SIGTERM)
+        eventually(lambda: not one.probe("readinessProbe"), 10, "it is not ready")
     assert response.read().endswith(b"data: [DONE]\n\n")
     assert router.process.wait(30) == 0
-    worker.process.signal(signal.SIGTERM)
-    assert worker.process.wait(15) == 0
+    assert worker.process.wait(30) == 0
 
 
 def test_a_group_of_two_nodes(start):

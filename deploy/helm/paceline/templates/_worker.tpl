@@ -20,8 +20,8 @@ annotations:
 {{- $m := .m -}}
 {{- $isMultiNode := gt ($m.parallelism.nodes | int) 1 -}}
 {{ include "paceline.pod" .root }}
-# A worker ends at once; its streams go on at other replicas.
-terminationGracePeriodSeconds: 15
+# The drain, and a moment to hand over what is left.
+terminationGracePeriodSeconds: {{ add $m.drainSeconds 10 }}
 {{- $selector := "" }}
 {{- if not $isMultiNode }}{{ $selector = include "paceline.modelSelector" . }}{{ end }}
 {{- include "paceline.scheduling" (dict "values" $m "selector" $selector) }}
@@ -69,6 +69,7 @@ containers:
       - --nnodes={{ $m.parallelism.nodes }}
       - --master-port=29500
       {{- end }}
+      - --drain-seconds={{ $m.drainSeconds }}
       {{- with $m.engine }}
       {{- if .threads }}
       - --threads={{ .threads }}
