@@ -1,6 +1,7 @@
 """Where the time of engine steps goes: a table from the file of --step-trace.
 
   build/release/paceline bench MODEL --batch 16 --step-trace t.json && python3 tests/bench/step_shares.py t.json
+  python3 tests/bench/step_shares.py t.json t.rank1.json    # of a worker of several ranks: who waits how long
 
 Shares are of the time from a step's beginning to the next one's when that follows at once (less than
 --idle-ms later), so what happens between steps counts too. `model` is forward and logits; the rest is overhead.
@@ -37,14 +38,49 @@ def read_steps(path):
     return steps
 
 
+WAITS = ("await plan", "receive", "send")
+
+
+def busy_times(leader, idle_ms):
+    """Times in which the leader had steps, without gaps of --idle-ms or more: [(begin, end)]."""
+    times = []
+    for begin, end in sorted((e["ts"], e["ts"] + e["dur"]) for e in leader if e["name"] == "step"):
+        if times and begin - times[-1][1] < idle_ms * 1000:
+            times[-1][1] = max(times[-1][1], end)
+        else:
+            times.append([begin, end])
+    return times
+
+
+def print_bubbles(paths, idle_ms):
+    """How much of the leader's busy time each rank waited for others. The first file is the leader's."""
+    traces = [[e for e in json.load(open(path)) if e["ph"] == "X" and e["tid"] == 0] for path in paths]
+    times = busy_times(traces[0], idle_ms)
+    total = sum(end - begin for begin, end in times)
+    print(f"{total / 1e6:.2f} s with steps under way; of it each rank was in, percent")
+    print(f"{'rank':>5} {'forward':>9} {'logits':>9} {'waiting':>9}  ({', '.join(WAITS)})")
+    for rank, spans in enumerate(traces):
+        sums = collections.Counter()
+        for span in spans:
+            begin, end = span["ts"], span["ts"] + span["dur"]
+            inside = sum(max(0, min(end, b) - max(begin, a)) for a, b in times if a < end and begin < b)
+            sums["waiting" if span["name"] in WAITS else span["name"]] += inside
+            if rank == 0 and span["name"] == "receive":
+                sums["logits"] -= inside  # the leader receives them inside
+        print(f"{rank:5}" + "".join(f"{100 * sums[name] / total:10.1f}" for name in ("forward", "logits", "waiting")))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trace")
+    parser.add_argument("trace", nargs="+", help="one; or those of all ranks, the leader's first: how long each waits")
     parser.add_argument("--rows", type=int, help="count steps of so many rows only; 0: all")
     parser.add_argument("--idle-ms", type=float, default=2)
     args = parser.parse_args()
 
-    steps = read_steps(args.trace)
+    if len(args.trace) > 1:
+        print_bubbles(args.trace, args.idle_ms)
+        return
+    steps = read_steps(args.trace[0])
     if len(steps) < 2:
         sys.exit("the trace has no two steps")
     rows = args.rows

@@ -38,7 +38,7 @@ struct Sequence {
     kFinished,
   };
   // Asked for while the sequence was in a batch that had not been committed; done by Commit.
-  enum class Pending : uint8_t { kNone, kPause, kCancel };
+  enum class Pending : uint8_t { kNone, kPause, kCancel, kExpire };
 
   // ---- Tokens. num_computed <= token_ids.size(); the last token's KV is never computed ahead.
   std::vector<int32_t> token_ids;  // prompt, then output
@@ -47,7 +47,7 @@ struct Sequence {
   int32_t num_prompt_tokens = 0;   // of token_ids: the prompt proper; replayed tokens are output
   State state = State::kWaiting;
   Pending pending = Pending::kNone;
-  bool in_batch = false;  // in the batch that Next returned and Commit has not seen
+  bool in_batch = false;  // in a batch that Next returned and Commit has not seen
 
   // ---- When to stop; from the request and the model, so that a decode reads nothing else.
   bool ignore_eos = false;

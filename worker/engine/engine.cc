@@ -19,6 +19,12 @@ KvCache::Options CacheOptions(const Engine::Options& options, int32_t num_blocks
           .model_digest = options.model_digest};
 }
 
+Scheduler::Options SchedulerOptions(const Engine::Options& options, const ModelRunner& runner) {
+  Scheduler::Options scheduler = options.scheduler;
+  scheduler.max_open_batches = runner.depth();
+  return scheduler;
+}
+
 double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 
 int32_t NumDecodes(const Batch& batch) {
@@ -52,7 +58,7 @@ Engine::Engine(const Options& options,
       track_(options.trace == nullptr ? nullptr : options.trace->track(0)),
       runner_(std::move(runner)),
       cache_(CacheOptions(options, runner_->num_blocks())),
-      scheduler_(options.scheduler, &cache_),
+      scheduler_(SchedulerOptions(options, *runner_), &cache_),
       last_progress_ns_(clock.NowNs()) {
   metrics_.weight_bytes->Set(static_cast<double>(runner_->weight_bytes()));
   metrics_.kv_cache_bytes->Set(static_cast<double>(runner_->kv_cache_bytes()));
@@ -207,17 +213,26 @@ void Engine::Step() {
   if (options_.trace != nullptr) options_.trace->EndStep(/*keep=*/ran);
 }
 
-bool Engine::RunBatch(TraceSpan& step) {
-  const int64_t start = clock_.NowNs();
-  const Batch* batch = nullptr;
-  {
-    const TraceSpan span(track_, "schedule");
-    batch = &scheduler_.Next(start);
+void Engine::StartBatches() {
+  while (runner_->num_in_flight() < runner_->depth()) {
+    OpenStep step{.start_ns = clock_.NowNs()};
+    {
+      const TraceSpan span(track_, "schedule");
+      step.batch = &scheduler_.Next(step.start_ns);
+    }
+    if (step.batch->empty()) return;
+    step.planned_ns = clock_.NowNs();
+    runner_->Submit(*step.batch, [this] { Progress(); });
+    open_steps_.push_back(step);
   }
-  if (batch->empty()) return false;
-  const int64_t planned = clock_.NowNs();
-  runner_->Run(
-      *batch, [this] { Progress(); }, outcome_);
+}
+
+bool Engine::RunBatch(TraceSpan& step) {
+  StartBatches();
+  if (open_steps_.empty()) return false;
+  const OpenStep open = open_steps_.front();
+  open_steps_.pop_front();
+  runner_->Collect(outcome_);
   const int64_t ran = clock_.NowNs();
   ++step_;
   const TraceSpan span(track_, "commit");
@@ -233,11 +248,12 @@ bool Engine::RunBatch(TraceSpan& step) {
                         .numeric_error = choice.result.numeric_error,
                         .no_candidate = choice.result.no_candidate});
   }
-  PublishStep(*batch, start, planned, ran);
-  if (track_ != nullptr) DescribeStep(*batch, step);
+  PublishStep(open, ran);
+  if (track_ != nullptr) DescribeStep(*open.batch, step);
   scheduler_.Commit(sampled_, ran);
   ReportChoices(ran);
-  metrics_.schedule_seconds->Observe(Seconds(planned - start + clock_.NowNs() - ran));
+  metrics_.schedule_seconds->Observe(
+      Seconds(open.planned_ns - open.start_ns + clock_.NowNs() - ran));
   return true;
 }
 
@@ -321,13 +337,14 @@ void Engine::AddPromptScores(const Sequence& sequence, SequenceResult& result) {
   if (scores != prompt_scores_.end()) result.prompt_logprobs = scores->second.logprobs;
 }
 
-void Engine::PublishStep(const Batch& batch, int64_t start_ns, int64_t planned_ns, int64_t ran_ns) {
+void Engine::PublishStep(const OpenStep& step, int64_t ran_ns) {
+  const Batch& batch = *step.batch;
   const int32_t decodes = NumDecodes(batch);
   metrics_.steps->Increment();
   metrics_.decode_tokens->Increment(decodes);
   metrics_.prefill_tokens->Increment(batch.num_tokens - decodes);
   (decodes == batch.num_tokens ? metrics_.decode_step_seconds : metrics_.prefill_step_seconds)
-      ->Observe(Seconds(ran_ns - start_ns));
+      ->Observe(Seconds(ran_ns - step.start_ns));
   metrics_.vllm_iteration_tokens->Observe(batch.num_tokens);
 }
 

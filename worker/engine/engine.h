@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -125,14 +126,22 @@ class Engine {
   void Apply(Command& command);
   void Submit(const std::shared_ptr<const Request>& request, int64_t now_ns);
   void Step();
-  // Plans, runs and commits one batch. False: there was nothing to run.
+  // Starts as many batches as may be under way, then ends and commits the oldest. False: there was
+  // nothing to run.
   bool RunBatch(TraceSpan& step);
+  void StartBatches();
   void ReportChoices(int64_t now_ns);
   void ReportFinished(int64_t now_ns);
   SequenceResult& NewResult(Session& session, const Sequence& sequence);
   SequenceResult& ResultFor(Session& session, const Sequence& sequence);
   void AddPromptScores(const Sequence& sequence, SequenceResult& result);
-  void PublishStep(const Batch& batch, int64_t start_ns, int64_t planned_ns, int64_t ran_ns);
+  // A batch that was started.
+  struct OpenStep {
+    const Batch* batch = nullptr;
+    int64_t start_ns = 0;
+    int64_t planned_ns = 0;
+  };
+  void PublishStep(const OpenStep& step, int64_t ran_ns);
   void DescribeStep(const Batch& batch, TraceSpan& step) const;
   void PublishLoad();
   void PublishFinished(const Finished& finished, int64_t now_ns);
@@ -151,6 +160,7 @@ class Engine {
   std::unique_ptr<ModelRunner> runner_;
   KvCache cache_;
   Scheduler scheduler_;
+  std::deque<OpenStep> open_steps_;
   StepOutcome outcome_;
   std::vector<Sampled> sampled_;
   std::vector<Finished> finished_;

@@ -1,5 +1,6 @@
 #include "worker/models/partition.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,23 @@ Heads HeadsOf(const model::ModelConfig& config, int32_t rank, int32_t num_ranks)
   return {kv * group + part.begin, part.end - part.begin, kv, 1};
 }
 
+// Stages that take about equally long: the last one has the head besides its layers. What the head
+// costs is told by its parameters, of which one takes 0.8 of the time of one in a layer (measured
+// on 8 and 32 rows of SmolLM2-135M). Every stage has a layer. REQUIRES: as many layers as stages.
+kernels::WorkRange LayersOf(const model::ModelConfig& config, int32_t stage, int32_t num_stages) {
+  const double hidden = config.hidden_size;
+  const double attention =
+      2.0 * config.head_dim * (config.num_heads + config.num_kv_heads) * hidden;
+  const double layer = attention + 3.0 * hidden * config.intermediate_size;
+  const double all = config.num_layers + 0.8 * hidden * config.vocab_size / layer;
+  const auto end_of = [&](int32_t s) {
+    const auto even = static_cast<int32_t>(all * (s + 1) / num_stages);
+    const int32_t most = config.num_layers - (num_stages - 1 - s);
+    return s + 1 == num_stages ? config.num_layers : std::clamp(even, s + 1, most);
+  };
+  return {stage == 0 ? 0 : end_of(stage - 1), end_of(stage)};
+}
+
 }  // namespace
 
 absl::StatusOr<Partition> PartitionModel(const model::ModelConfig& config, const RankPlace& place) {
@@ -43,7 +61,7 @@ absl::StatusOr<Partition> PartitionModel(const model::ModelConfig& config, const
                                                    " layers"));
   }
   Partition partition;
-  partition.layers = kernels::SplitWork(config.num_layers, place.stage, place.num_stages);
+  partition.layers = LayersOf(config, place.stage, place.num_stages);
   std::vector<int64_t> query_ends;
   bool all_have_heads = true;
   for (int32_t rank = 0; rank < place.tensor_size; ++rank) {

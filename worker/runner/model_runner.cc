@@ -27,9 +27,9 @@ SamplerState& StateOf(Sequence& sequence) {
   return static_cast<SamplerAttachment&>(*sequence.sampler_state).state;
 }
 
-// How many parts a batch is cut into so that all stages work: more of them leave less idle at both
-// ends of the step, but each reads all weights.
-constexpr int32_t kMicroBatchesPerStage = 2;
+// With several stages, a batch of more rows than this passes through them in parts, so that they
+// work at the same time: fewer rows leave less idle at both ends, but each part reads all weights.
+constexpr int32_t kMicroBatchRows = 64;
 
 // A rank that is lost ends the replica: its requests go on elsewhere, and its supervisor starts it
 // anew.
@@ -49,7 +49,9 @@ void DieUnlessOk(const absl::Status& status) {
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const model::GgufFile& file,
                                                                  const model::ModelConfig& config,
                                                                  const Options& options) {
-  auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(options));
+  const RankGroup* const group = options.shard.group;
+  const int32_t depth = group == nullptr ? 1 : group->place.num_stages;
+  auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(options, depth));
   ASSIGN_OR_RETURN(runner->shard_, ModelShard::Create(file, config, options.shard));
   return runner;
 }
@@ -59,118 +61,128 @@ ModelRunner::~ModelRunner() {
   sender_.SendEnd(*options_.shard.group).IgnoreError();  // a lost rank needs no end
 }
 
-void ModelRunner::Run(const Batch& batch,
-                      absl::FunctionRef<void()> on_layer,
-                      StepOutcome& outcome) {
+void ModelRunner::Submit(const Batch& batch, absl::FunctionRef<void()> on_layer) {
+  PACELINE_CHECK(num_in_flight_ < depth(), "as many steps as stages");
+  Flight& flight = flights_[(first_flight_ + num_in_flight_) % depth()];
+  ++num_in_flight_;
   RankGroup* const group = options_.shard.group;
   {
     const TraceSpan span(shard_->track(), "prepare");
-    MakePlan(batch, outcome);
-    if (group != nullptr && group->all != nullptr) DieUnlessOk(sender_.Send(*group, plan_));
-    DieUnlessOk(shard_->PrepareBlocks(plan_));
+    MakePlan(batch, flight);
+    if (group != nullptr && group->all != nullptr) DieUnlessOk(sender_.Send(*group, flight.plan));
+    DieUnlessOk(shard_->PrepareBlocks(flight.plan));
   }
-  // The last stage is as many micro-batches behind as there are stages before it. Its logits are
-  // taken as they come: it waits for that before it goes on.
-  const size_t lag = group == nullptr ? 0 : group->place.num_stages - 1;
-  const std::vector<MicroBatch>& batches = plan_.micro_batches;
-  for (size_t i = 0; i < batches.size() + lag; ++i) {
-    if (i < batches.size()) DieUnlessOk(shard_->Forward(plan_, batches[i], on_layer));
-    if (i >= lag) RunLogits(batches[i - lag], outcome);
+  for (const MicroBatch& micro : flight.plan.micro_batches) {
+    DieUnlessOk(shard_->Forward(flight.plan, micro, on_layer));
   }
 }
 
-void ModelRunner::MakePlan(const Batch& batch, StepOutcome& outcome) {
-  plan_.Clear();
-  jobs_.clear();
-  outcome.choices.clear();
-  outcome.prompt_parts.clear();
-  plan_.zero_blocks.assign(batch.zero_blocks.begin(), batch.zero_blocks.end());
+void ModelRunner::Collect(StepOutcome& outcome) {
+  PACELINE_CHECK(num_in_flight_ > 0, "no step is under way");
+  Flight& flight = flights_[first_flight_];
+  for (const MicroBatch& micro : flight.plan.micro_batches) RunLogits(micro, flight);
+  std::swap(outcome, flight.outcome);
+  first_flight_ = (first_flight_ + 1) % depth();
+  --num_in_flight_;
+}
+
+void ModelRunner::MakePlan(const Batch& batch, Flight& flight) const {
+  StepPlan& plan = flight.plan;
+  plan.Clear();
+  flight.jobs.clear();
+  flight.outcome.choices.clear();
+  flight.outcome.prompt_parts.clear();
+  plan.zero_blocks.assign(batch.zero_blocks.begin(), batch.zero_blocks.end());
   for (const BlockCopy& copy : batch.copies) {
-    plan_.copies.push_back({.from = copy.source, .to = copy.destination});
+    plan.copies.push_back({.from = copy.source, .to = copy.destination});
   }
-  const RankGroup* const group = options_.shard.group;
-  const int32_t stages = group == nullptr ? 1 : group->place.num_stages;
-  const int32_t most = stages == 1 ? 1 : stages * kMicroBatchesPerStage;
-  // A micro-batch ends with the entry that fills its part of the rows.
-  int32_t rows = 0;
-  for (const BatchEntry& entry : batch.entries) {
-    const int64_t part = int64_t{rows} * most / batch.num_tokens;
-    if (plan_.micro_batches.empty() ||
-        part > int64_t{plan_.micro_batches.back().first_row} * most / batch.num_tokens) {
-      plan_.micro_batches.push_back({.first_row = rows,
-                                     .first_sequence = static_cast<int32_t>(plan_.sequences.size()),
-                                     .first_logit = static_cast<int32_t>(plan_.logit_rows.size())});
-    }
-    AddEntry(entry, outcome);
-    rows += entry.num_tokens;
-  }
+  const int32_t most_rows = depth() == 1 ? batch.num_tokens : kMicroBatchRows;
+  plan.micro_batches.emplace_back();
+  for (const BatchEntry& entry : batch.entries) AddEntry(entry, most_rows, flight);
 }
 
-void ModelRunner::AddEntry(const BatchEntry& entry, StepOutcome& outcome) {
-  MicroBatch& micro = plan_.micro_batches.back();
+void ModelRunner::AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& flight) {
+  StepPlan& plan = flight.plan;
   const Sequence& sequence = *entry.sequence;
   const absl::Span<const int32_t> table = sequence.block_table();
-  const int32_t first_row = micro.num_rows;
-  plan_.sequences.push_back({.first_row = first_row,
-                             .num_rows = entry.num_tokens,
-                             .context_before = entry.first_position,
-                             .block_table = table});
-  plan_.keys.push_back(reinterpret_cast<uintptr_t>(&sequence));
-  for (int32_t i = 0; i < entry.num_tokens; ++i) {
-    const int32_t position = entry.first_position + i;
-    plan_.AddRow(sequence.token_ids[position], position, table);
+  const int32_t end = entry.first_position + entry.num_tokens;
+  for (int32_t position = entry.first_position; position < end;) {
+    if (plan.micro_batches.back().num_rows == most_rows) {
+      plan.micro_batches.push_back({.first_row = static_cast<int32_t>(plan.token_ids.size()),
+                                    .first_sequence = static_cast<int32_t>(plan.sequences.size()),
+                                    .first_logit = static_cast<int32_t>(plan.logit_rows.size())});
+    }
+    MicroBatch& micro = plan.micro_batches.back();
+    const int32_t first_row = micro.num_rows;
+    const int32_t count = std::min(end - position, most_rows - first_row);
+    plan.sequences.push_back({.first_row = first_row,
+                              .num_rows = count,
+                              .context_before = position,
+                              .block_table = table});
+    plan.keys.push_back(reinterpret_cast<uintptr_t>(&sequence));
+    for (int32_t i = position; i < position + count; ++i) {
+      plan.AddRow(sequence.token_ids[i], i, table);
+    }
+    micro.num_rows += count;
+    ++micro.num_sequences;
+    AddPromptJobs(entry, position, position + count, first_row, flight);
+    position += count;
   }
-  micro.num_rows += entry.num_tokens;
-  ++micro.num_sequences;
-
-  AddPromptJobs(entry, first_row, outcome);
+  StepOutcome& outcome = flight.outcome;
   for (Sequence* sampler : entry.samplers) {
     StateOf(*sampler);  // made here, on one thread
-    AddJob({.row = micro.num_rows - 1,
+    AddJob({.row = plan.micro_batches.back().num_rows - 1,
             .sequence = sampler,
-            .slot = static_cast<int32_t>(outcome.choices.size())});
+            .slot = static_cast<int32_t>(outcome.choices.size())},
+           flight);
     outcome.choices.push_back({.sequence = sampler});
   }
 }
 
-void ModelRunner::AddJob(const LogitsJob& job) {
-  jobs_.push_back(job);
-  plan_.logit_rows.push_back(job.row);
-  ++plan_.micro_batches.back().num_logits;
+void ModelRunner::AddJob(const LogitsJob& job, Flight& flight) {
+  flight.jobs.push_back(job);
+  flight.plan.logit_rows.push_back(job.row);
+  ++flight.plan.micro_batches.back().num_logits;
 }
 
 // The row of position p gives the distribution of the prompt token at p + 1.
-void ModelRunner::AddPromptJobs(const BatchEntry& entry, int32_t first_row, StepOutcome& outcome) {
+void ModelRunner::AddPromptJobs(const BatchEntry& entry,
+                                int32_t first_position,
+                                int32_t end_position,
+                                int32_t first_row,
+                                Flight& flight) {
   Sequence& sequence = *entry.sequence;
   if (sequence.request->sampling.prompt_logprobs < 0) return;
   // A preempted sequence computes its prompt again, but reports it once.
-  const int32_t first = std::max(entry.first_position, sequence.num_scored_prompt_tokens);
-  const int32_t end =
-      std::min(entry.first_position + entry.num_tokens, sequence.num_prompt_tokens - 1);
+  const int32_t first = std::max(first_position, sequence.num_scored_prompt_tokens);
+  const int32_t end = std::min(end_position, sequence.num_prompt_tokens - 1);
   if (first >= end) return;
-  StepOutcome::PromptPart part{.sequence = &sequence};
-  part.logprobs.resize(end - first);
+  std::vector<StepOutcome::PromptPart>& parts = flight.outcome.prompt_parts;
+  if (parts.empty() || parts.back().sequence != &sequence) parts.push_back({.sequence = &sequence});
+  const auto scored = static_cast<int32_t>(parts.back().logprobs.size());
+  parts.back().logprobs.resize(scored + end - first);
   for (int32_t p = first; p < end; ++p) {
-    AddJob({.row = first_row + p - entry.first_position,
+    AddJob({.row = first_row + p - first_position,
             .sequence = &sequence,
             .prompt_target = sequence.token_ids[p + 1],
-            .slot = p - first,
-            .part = static_cast<int32_t>(outcome.prompt_parts.size())});
+            .slot = scored + p - first,
+            .part = static_cast<int32_t>(parts.size()) - 1},
+           flight);
   }
   sequence.num_scored_prompt_tokens = end;
-  outcome.prompt_parts.push_back(std::move(part));
 }
 
-void ModelRunner::RunLogits(const MicroBatch& batch, StepOutcome& outcome) {
+void ModelRunner::RunLogits(const MicroBatch& batch, Flight& flight) {
   for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
     const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
-    absl::StatusOr<kernels::MutableMatrix> logits = shard_->Logits(plan_, batch, first, count);
+    absl::StatusOr<kernels::MutableMatrix> logits =
+        shard_->Logits(flight.plan, batch, first, count);
     DieUnlessOk(logits.status());
     const TraceSpan span(shard_->track(), "sampling", {{"rows", count}});
     shard_->pool().ForEach(count, [&](int, int64_t i) {
-      FinishJob(jobs_[batch.first_logit + first + i],
+      FinishJob(flight.jobs[batch.first_logit + first + i],
                 absl::MakeSpan(logits->row(i), logits->cols),
-                outcome);
+                flight.outcome);
     });
   }
 }

@@ -51,9 +51,17 @@ class ModelRunner {
   // Ends the other ranks.
   ~ModelRunner();
 
-  // Runs one step. `on_layer` is called between layers. Dies on a broken invariant (shapes, ids)
-  // and when another rank is lost, which it names.
-  void Run(const Batch& batch, absl::FunctionRef<void()> on_layer, StepOutcome& outcome);
+  // Steps that may be under way at once: one for each pipeline stage.
+  int32_t depth() const { return static_cast<int32_t>(flights_.size()); }
+  int32_t num_in_flight() const { return num_in_flight_; }
+
+  // Starts a step: computes this stage's layers and leaves the rest to the others. `on_layer` is
+  // called between layers. The batch's sequences must stay as they are until its Collect.
+  // REQUIRES: num_in_flight() < depth().
+  void Submit(const Batch& batch, absl::FunctionRef<void()> on_layer);
+  // Ends the oldest step under way. REQUIRES: there is one.
+  void Collect(StepOutcome& outcome);
+  // Both die on a broken invariant (shapes, ids) and when another rank is lost, which they name.
 
   int32_t num_blocks() const { return shard_->num_blocks(); }
   int32_t vocab_size() const { return shard_->vocab_size(); }
@@ -70,22 +78,33 @@ class ModelRunner {
     int32_t part = 0;            // index in outcome.prompt_parts
   };
 
-  explicit ModelRunner(const Options& options) : options_(options) {}
+  // A step under way; reused.
+  struct Flight {
+    StepPlan plan;
+    std::vector<LogitsJob> jobs;  // one a logit row of the plan
+    StepOutcome outcome;
+  };
 
-  void MakePlan(const Batch& batch, StepOutcome& outcome);
-  void AddEntry(const BatchEntry& entry, StepOutcome& outcome);
-  void AddPromptJobs(const BatchEntry& entry, int32_t first_row, StepOutcome& outcome);
-  void AddJob(const LogitsJob& job);
-  void RunLogits(const MicroBatch& batch, StepOutcome& outcome);
+  ModelRunner(const Options& options, int32_t depth) : options_(options), flights_(depth) {}
+
+  void MakePlan(const Batch& batch, Flight& flight) const;
+  static void AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& flight);
+  static void AddPromptJobs(const BatchEntry& entry,
+                            int32_t first_position,
+                            int32_t end_position,
+                            int32_t first_row,
+                            Flight& flight);
+  static void AddJob(const LogitsJob& job, Flight& flight);
+  void RunLogits(const MicroBatch& batch, Flight& flight);
   void FinishJob(const LogitsJob& job, absl::Span<float> logits, StepOutcome& outcome);
 
   const Options options_;
   std::unique_ptr<ModelShard> shard_;
   PlanSender sender_;
 
-  // Reused from step to step.
-  StepPlan plan_;
-  std::vector<LogitsJob> jobs_;  // one a logit row of the plan
+  std::vector<Flight> flights_;  // [depth], a ring
+  int32_t first_flight_ = 0;
+  int32_t num_in_flight_ = 0;
 };
 
 }  // namespace paceline::worker

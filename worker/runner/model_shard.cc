@@ -146,6 +146,7 @@ absl::StatusOr<kernels::MutableMatrix> ModelShard::Logits(const StepPlan& plan,
       RETURN_IF_ERROR(options_.group->all->Send(Bytes(logits), options_.group->RankOf(0, 0)));
     }
   } else if (options_.group->is_leader()) {
+    const TraceSpan wait(track(), "receive", {{"rows", count}});
     RETURN_IF_ERROR(
         options_.group->all->Recv(Bytes(logits), options_.group->RankOf(at.num_stages - 1, 0)));
   }
@@ -184,8 +185,11 @@ absl::Status RunRank(const model::GgufFile& file,
   PlanReceiver receiver;
   StepPlan plan;
   for (;;) {
-    ASSIGN_OR_RETURN(const bool more, receiver.Receive(group, plan));
-    if (!more) return absl::OkStatus();
+    {
+      const TraceSpan span(shard->track(), "await plan");
+      ASSIGN_OR_RETURN(const bool more, receiver.Receive(group, plan));
+      if (!more) return absl::OkStatus();
+    }
     RETURN_IF_ERROR(RunStep(plan, *shard));
     if (options.trace != nullptr) options.trace->EndStep(/*keep=*/true);
   }

@@ -16,6 +16,10 @@ constexpr int kLeader = 0;
 // A message comes in one piece when it fits: its length, then so many numbers.
 constexpr size_t kFirstPiece = 256;
 constexpr int32_t kEnd = -1;
+// Room in a channel for rows of logits that the leader has not taken yet: 42 of 49,152 tokens. More
+// make the last stage wait.
+constexpr int64_t kLogitsRoom = 8 << 20;
+constexpr int64_t kPlanRoom = 64 << 10;  // for a step's plan
 
 absl::Span<std::byte> Bytes(int32_t* data, size_t count) {
   return {reinterpret_cast<std::byte*>(data), count * sizeof(int32_t)};
@@ -36,7 +40,9 @@ absl::StatusOr<LocalRanks> LocalRanks::Create(int32_t tensor_size,
   LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages), .host = host};
   if (ranks.HasAll()) {
     ShmGroup::Options options{.size = ranks.sizes.num_ranks()};
-    while (options.channel_bytes < step_bytes) options.channel_bytes *= 2;
+    const int64_t room =
+        num_stages == 1 ? 0 : std::max(kLogitsRoom, num_stages * (step_bytes + kPlanRoom));
+    while (options.channel_bytes < room) options.channel_bytes *= 2;
     ASSIGN_OR_RETURN(ranks.all, ShmGroup::Create(options));
   }
   ranks.stages.resize(num_stages);
@@ -110,25 +116,33 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinRanksOfNodes(const LocalRanks& ra
   return group;
 }
 
+// To each rank on its own: a stage that still computes an earlier step holds up nobody.
+absl::Status PlanSender::SendToAll(RankGroup& group, absl::Span<std::byte> data) {
+  for (int rank = 1; rank < group.all->size(); ++rank) {
+    RETURN_IF_ERROR(group.all->Send(data, rank));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status PlanSender::Send(RankGroup& group, const StepPlan& plan) {
   encoder_.Encode(plan, message_);
   int32_t piece[1 + kFirstPiece] = {static_cast<int32_t>(message_.size())};
   const size_t first = std::min(message_.size(), kFirstPiece);
   std::memcpy(piece + 1, message_.data(), first * sizeof(int32_t));
-  RETURN_IF_ERROR(group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader));
+  RETURN_IF_ERROR(SendToAll(group, Bytes(piece, std::size(piece))));
   if (message_.size() == first) return absl::OkStatus();
-  return group.all->Broadcast(Bytes(message_.data() + first, message_.size() - first), kLeader);
+  return SendToAll(group, Bytes(message_.data() + first, message_.size() - first));
 }
 
 absl::Status PlanSender::SendEnd(RankGroup& group) {
   int32_t piece[1 + kFirstPiece] = {kEnd};
-  return group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader);
+  return SendToAll(group, Bytes(piece, std::size(piece)));
 }
 
 absl::StatusOr<bool> PlanReceiver::Receive(RankGroup& group, StepPlan& plan) {
   int32_t piece[1 + kFirstPiece];
   group.all->set_timeout_ms(kNoTimeout);
-  RETURN_IF_ERROR(group.all->Broadcast(Bytes(piece, std::size(piece)), kLeader));
+  RETURN_IF_ERROR(group.all->Recv(Bytes(piece, std::size(piece)), kLeader));
   group.all->set_timeout_ms(kStageTimeoutMs);
   if (piece[0] == kEnd) return false;
   message_.resize(piece[0]);
@@ -136,7 +150,7 @@ absl::StatusOr<bool> PlanReceiver::Receive(RankGroup& group, StepPlan& plan) {
   std::memcpy(message_.data(), piece + 1, first * sizeof(int32_t));
   if (message_.size() > first) {
     RETURN_IF_ERROR(
-        group.all->Broadcast(Bytes(message_.data() + first, message_.size() - first), kLeader));
+        group.all->Recv(Bytes(message_.data() + first, message_.size() - first), kLeader));
   }
   RETURN_IF_ERROR(decoder_.Decode(message_, plan));
   return true;

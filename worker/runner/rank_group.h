@@ -53,7 +53,8 @@ struct LocalRanks {
   std::vector<std::shared_ptr<ShmGroup>> stages;  // [num_stages]; null: one rank, or not all here
 
   // `step_bytes`: the hidden states of the largest step, [max_batch_tokens, hidden] f32. A channel
-  // holds them, so that no stage waits for the next one to take its results.
+  // holds them for as many steps as there are stages, so no stage waits for the next one to take
+  // its results: the leader always comes to take logits.
   // REQUIRES: the nodes divide the ranks.
   static absl::StatusOr<LocalRanks> Create(int32_t tensor_size,
                                            int32_t num_stages,
@@ -90,6 +91,8 @@ class PlanSender {
   absl::Status SendEnd(RankGroup& group);
 
  private:
+  static absl::Status SendToAll(RankGroup& group, absl::Span<std::byte> data);
+
   PlanEncoder encoder_;
   std::vector<int32_t> message_;
 };

@@ -1,5 +1,5 @@
 // What one step computes. Owned by the Scheduler and reused from step to step; the runner reads it
-// between Next and Commit. Engine thread only.
+// between Next and its Commit. Engine thread only.
 #ifndef PACELINE_WORKER_SCHED_BATCH_H_
 #define PACELINE_WORKER_SCHED_BATCH_H_
 
@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/types/span.h"
 #include "worker/core/block_table.h"
 #include "worker/core/sequence.h"
 
@@ -29,10 +28,10 @@ struct Batch {
   std::vector<BatchEntry> entries;
   int32_t num_tokens = 0;    // sum over entries
   int32_t num_samplers = 0;  // sum over entries: rows of logits needed at most
-  // To do before the step: zero these blocks, then make these copies. Views into KvCache, valid
-  // until Commit; within one list the order does not matter.
-  absl::Span<const int32_t> zero_blocks;
-  absl::Span<const BlockCopy> copies;
+  // To do before the step: zero these blocks, then make these copies. Within one list the order
+  // does not matter.
+  std::vector<int32_t> zero_blocks;
+  std::vector<BlockCopy> copies;
 
   bool empty() const { return entries.empty(); }
 };

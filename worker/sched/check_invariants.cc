@@ -61,7 +61,7 @@ absl::Status Scheduler::CheckSequence(const Sequence& s) const {
   if (s.num_computed > s.table.blocks.size() * cache_->block_size()) {
     return absl::InternalError("computed tokens without blocks");
   }
-  if (s.in_batch && !batch_open_) return absl::InternalError("in no batch");
+  if (s.in_batch && num_open_ == 0) return absl::InternalError("in no batch");
   return absl::OkStatus();
 }
 

@@ -6,15 +6,31 @@
 #include "worker/sched/scheduler.h"
 
 namespace paceline::worker {
+namespace {
+
+// How a sequence was asked to end while it was in the batch; kNone: it was not.
+FinishReason EndOf(const Sequence& sequence) {
+  switch (sequence.pending) {
+    case Sequence::Pending::kCancel:
+      return FinishReason::kCancelled;
+    case Sequence::Pending::kExpire:
+      return FinishReason::kDeadline;
+    default:
+      return FinishReason::kNone;
+  }
+}
+
+}  // namespace
 
 void Scheduler::Commit(absl::Span<const Sampled> sampled, int64_t now_ns) {
-  PACELINE_CHECK(static_cast<int32_t>(sampled.size()) == batch_.num_samplers || !batch_open_,
+  if (num_open_ == 0) return;
+  Batch& batch = batches_[first_open_];
+  PACELINE_CHECK(static_cast<int32_t>(sampled.size()) == batch.num_samplers,
                  "one result per sampler");
-  if (!batch_open_) return;
-  batch_open_ = false;
-  cache_->EndStep();
+  first_open_ = (first_open_ + 1) % options_.max_open_batches;
+  --num_open_;
   size_t done = 0;
-  for (BatchEntry& entry : batch_.entries) {
+  for (BatchEntry& entry : batch.entries) {
     CommitEntry(entry, sampled.subspan(done, entry.samplers.size()), now_ns);
     done += entry.samplers.size();
   }
@@ -40,15 +56,16 @@ void Scheduler::CommitEntry(BatchEntry& entry, absl::Span<const Sampled> sampled
 void Scheduler::SettlePrefill(Sequence* leader) {
   std::vector<Sequence*> forks;
   for (const auto& fork : ForksOf(*leader)) forks.push_back(fork.get());
-  const bool cancel = leader->pending == Sequence::Pending::kCancel;
+  const FinishReason end = EndOf(*leader);
+  const bool ends = end != FinishReason::kNone;
   for (Sequence* fork : forks) {
     fork->in_batch = false;
     fork->pending = Sequence::Pending::kNone;
-    if (cancel) Finish(fork, {.reason = FinishReason::kCancelled, .status = absl::OkStatus()});
+    if (ends) Finish(fork, {.reason = end, .status = absl::OkStatus()});
   }
   leader->in_batch = false;
-  if (cancel) {
-    Finish(leader, {.reason = FinishReason::kCancelled, .status = absl::OkStatus()});
+  if (ends) {
+    Finish(leader, {.reason = end, .status = absl::OkStatus()});
   } else if (leader->pending == Sequence::Pending::kPause) {
     LeaveRunning(leader);
     EnterPaused(leader);
@@ -69,7 +86,8 @@ void Scheduler::Fork(Sequence* leader, Sequence* fork) {
 
 void Scheduler::Advance(Sequence* sequence, const Sampled& sampled, int64_t now_ns) {
   sequence->in_batch = false;
-  const bool cancelled = sequence->pending == Sequence::Pending::kCancel;
+  const FinishReason end = EndOf(*sequence);
+  const bool cancelled = end != FinishReason::kNone;
   if (sampled.numeric_error) cache_->Discard(sequence->table);
   if (cancelled || sampled.numeric_error || sampled.no_candidate) {
     absl::Status status;
@@ -78,9 +96,7 @@ void Scheduler::Advance(Sequence* sequence, const Sampled& sampled, int64_t now_
     } else if (!cancelled) {
       status = absl::InvalidArgumentError("the request's own limits leave no token to choose");
     }
-    Finish(
-        sequence,
-        {.reason = cancelled ? FinishReason::kCancelled : FinishReason::kError, .status = status});
+    Finish(sequence, {.reason = cancelled ? end : FinishReason::kError, .status = status});
     return;
   }
 

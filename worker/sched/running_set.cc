@@ -21,6 +21,13 @@ Sequence* RunningSet::back() {
   return slots_.back().sequence;
 }
 
+Sequence* RunningSet::LastIdle() const {
+  for (auto slot = slots_.rbegin(); slot != slots_.rend(); ++slot) {
+    if (slot->sequence != nullptr && !slot->sequence->in_batch) return slot->sequence;
+  }
+  return nullptr;
+}
+
 void RunningSet::Insert(Sequence* sequence) {
   auto it = Locate(sequence->order);
   // A hole on either side can take it without moving the rest.

@@ -23,6 +23,8 @@ class RunningSet {
   // First and last in order. REQUIRES: not empty. Amortised O(1).
   Sequence* front();
   Sequence* back();
+  // The last one in order that is in no batch; null when all are. O(1) but for those that are.
+  Sequence* LastIdle() const;
 
   // O(log n), plus a move of what is behind it. REQUIRES: not in the set.
   void Insert(Sequence* sequence);

@@ -22,22 +22,32 @@ void Prefetch(const std::vector<RunningSet::Slot>& slots, size_t index) {
 }  // namespace
 
 const Batch& Scheduler::Next(int64_t now_ns) {
-  PACELINE_CHECK(!batch_open_, "Next before Commit");
-  batch_.entries.clear();
-  batch_.num_tokens = 0;
-  batch_.num_samplers = 0;
+  PACELINE_CHECK(num_open_ < options_.max_open_batches, "Next before Commit");
+  batch_ = &batches_[(first_open_ + num_open_) % options_.max_open_batches];
+  batch_->entries.clear();
+  batch_->num_tokens = 0;
+  batch_->num_samplers = 0;
   prefills_.clear();
 
   Expire(now_ns);
-  AdmitUrgent(now_ns);
-  ScheduleDecodes();
-  SchedulePrefills(now_ns);
+  if (AdmitUrgent(now_ns) && ScheduleDecodes()) SchedulePrefills(now_ns);
+  if (batch_->empty()) {
+    PACELINE_CHECK(num_open_ > 0 || !has_runnable(),
+                   "nothing scheduled though something is runnable");
+    return *batch_;
+  }
+  // Batches run in the order of their planning, so later ones may count on this.
+  batch_->zero_blocks.assign(cache_->zero_blocks().begin(), cache_->zero_blocks().end());
+  batch_->copies.assign(cache_->copies().begin(), cache_->copies().end());
+  cache_->EndStep();
+  ++num_open_;
+  return *batch_;
+}
 
-  batch_.zero_blocks = cache_->zero_blocks();
-  batch_.copies = cache_->copies();
-  batch_open_ = !batch_.empty();
-  PACELINE_CHECK(batch_open_ || !has_runnable(), "nothing scheduled though something is runnable");
-  return batch_;
+size_t Scheduler::EntriesPerBatch() const {
+  const int64_t all =
+      std::min<int64_t>(options_.max_num_seqs, slots_used_ + static_cast<int64_t>(waiting_.size()));
+  return (all + options_.max_open_batches - 1) / options_.max_open_batches;
 }
 
 void Scheduler::Expire(int64_t now_ns) {
@@ -48,40 +58,48 @@ void Scheduler::Expire(int64_t now_ns) {
 
 // Admits what has a claim on others' blocks and slots, while nothing is scheduled yet and so anyone
 // can still be preempted.
-void Scheduler::AdmitUrgent(int64_t now_ns) {
+bool Scheduler::AdmitUrgent(int64_t now_ns) {
   while (!waiting_.empty()) {
     Sequence* sequence = waiting_.begin()->second;
     if (running_.empty() || sequence->order < running_.front()->order) {
-      PACELINE_CHECK(TryAdmit(sequence, Claim::kAnybody, now_ns), "the head cannot be admitted");
-      continue;
+      if (TryAdmit(sequence, Claim::kAnybody, now_ns)) continue;
+      PACELINE_CHECK(num_open_ > 0, "the head cannot be admitted");
+      return false;
     }
     const bool outranks = sequence->order.priority < running_.back()->order.priority;
-    if (!outranks || running_backlog_ >= token_budget_) return;
-    if (!TryAdmit(sequence, Claim::kLowerPriority, now_ns)) return;
+    if (!outranks || running_backlog_ >= token_budget_) return true;
+    if (!TryAdmit(sequence, Claim::kLowerPriority, now_ns)) return true;
   }
+  return true;
 }
 
-void Scheduler::ScheduleDecodes() {
+bool Scheduler::ScheduleDecodes() {
   running_.Compact();
+  const size_t most = EntriesPerBatch();
   // Preemption shortens the list from its end while it is walked.
   for (size_t i = 0; i < running_.slots().size(); ++i) {
     Prefetch(running_.slots(), i + kPrefetchDistance);
     Sequence* sequence = running_.slots()[i].sequence;
-    if (sequence == nullptr) continue;
+    if (sequence == nullptr || sequence->in_batch) continue;
     if (sequence->num_remaining() > 1) {
       prefills_.push_back(sequence);
+    } else if (batch_->entries.size() == most) {
+      continue;
     } else if (cache_->HasSlot(sequence->table, sequence->num_computed) || MakeSlot(sequence)) {
       AddEntry(sequence, 1);
+    } else if (sequence == running_.front()) {
+      return false;
     }
   }
+  return true;
 }
 
 bool Scheduler::MakeSlot(Sequence* sequence) {
   while (!cache_->Append(sequence->table, sequence->num_computed)) {
     if (ReclaimPaused()) continue;
-    Sequence* victim = running_.back();
+    Sequence* victim = running_.LastIdle();
     if (victim == sequence) {
-      PACELINE_CHECK(running_.size() > 1, "the head has no slot");
+      PACELINE_CHECK(num_open_ > 0 || running_.size() > 1, "the head has no slot");
       return false;
     }
     Preempt(victim);
@@ -93,8 +111,12 @@ void Scheduler::SchedulePrefills(int64_t now_ns) {
   const int32_t chunk_limit =
       options_.max_prefill_chunk > 0 ? options_.max_prefill_chunk : token_budget_;
   size_t next_running = 0;
+  const size_t most = EntriesPerBatch();
+  const size_t num_decodes = batch_->entries.size();
   bool admitting = true;
-  while (batch_.num_tokens < token_budget_) {
+  while (batch_->num_tokens < token_budget_) {
+    // One prefill goes along with however many decodes: it may be the head.
+    if (batch_->entries.size() >= most && batch_->entries.size() > num_decodes) return;
     Sequence* sequence = next_running < prefills_.size() ? prefills_[next_running] : nullptr;
     if (admitting && !waiting_.empty() &&
         (sequence == nullptr || waiting_.begin()->first < sequence->order)) {
@@ -106,17 +128,17 @@ void Scheduler::SchedulePrefills(int64_t now_ns) {
     } else {
       return;
     }
-    const int32_t left = token_budget_ - batch_.num_tokens;
+    const int32_t left = token_budget_ - batch_->num_tokens;
     AddEntry(sequence, std::min({sequence->num_remaining(), left, chunk_limit}));
   }
 }
 
 void Scheduler::AddEntry(Sequence* sequence, int32_t num_tokens) {
-  BatchEntry& entry = batch_.entries.emplace_back();
+  BatchEntry& entry = batch_->entries.emplace_back();
   entry.sequence = sequence;
   entry.first_position = sequence->num_computed;
   entry.num_tokens = num_tokens;
-  batch_.num_tokens += num_tokens;
+  batch_->num_tokens += num_tokens;
   sequence->in_batch = true;
   const bool samples = num_tokens == sequence->num_remaining();
   if (samples) entry.samplers.push_back(sequence);
@@ -124,7 +146,7 @@ void Scheduler::AddEntry(Sequence* sequence, int32_t num_tokens) {
     fork->in_batch = true;
     if (samples) entry.samplers.push_back(fork.get());
   }
-  batch_.num_samplers += static_cast<int32_t>(entry.samplers.size());
+  batch_->num_samplers += static_cast<int32_t>(entry.samplers.size());
 }
 
 bool Scheduler::TryAdmit(Sequence* sequence, Claim claim, int64_t now_ns) {
@@ -154,8 +176,9 @@ bool Scheduler::TryAdmit(Sequence* sequence, Claim claim, int64_t now_ns) {
 }
 
 bool Scheduler::PreemptFor(const Sequence& claimant, Claim claim) {
-  if (claim == Claim::kNobody || running_.empty()) return false;
-  Sequence* victim = running_.back();
+  if (claim == Claim::kNobody) return false;
+  Sequence* victim = running_.LastIdle();
+  if (victim == nullptr) return false;
   if (claim == Claim::kLowerPriority && victim->order.priority <= claimant.order.priority) {
     return false;
   }

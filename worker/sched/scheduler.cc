@@ -31,6 +31,9 @@ absl::Status Scheduler::Validate(const Options& options, const KvCache& cache) {
   if (options.max_prefill_chunk < 0) {
     return absl::InvalidArgumentError("max_prefill_chunk: must not be negative");
   }
+  if (options.max_open_batches < 1) {
+    return absl::InvalidArgumentError("max_open_batches: must be at least 1");
+  }
   if (options.max_model_len < 2) {
     return absl::InvalidArgumentError("max_model_len: must be at least 2");
   }
@@ -43,7 +46,10 @@ absl::Status Scheduler::Validate(const Options& options, const KvCache& cache) {
 }
 
 Scheduler::Scheduler(const Options& options, KvCache* cache)
-    : options_(options), cache_(cache), token_budget_(options.max_num_batched_tokens) {
+    : options_(options),
+      cache_(cache),
+      token_budget_(options.max_num_batched_tokens),
+      batches_(options.max_open_batches) {
   const absl::Status status = Validate(options, *cache);
   PACELINE_CHECK(status.ok(), status.ToString());
 }
@@ -161,7 +167,8 @@ void Scheduler::FinishGroup(RequestGroup* group, FinishReason reason) {
   bool in_batch = false;
   for (const auto& sequence : group->sequences) {
     if (sequence->in_batch) {
-      sequence->pending = Sequence::Pending::kCancel;
+      sequence->pending = reason == FinishReason::kDeadline ? Sequence::Pending::kExpire
+                                                            : Sequence::Pending::kCancel;
       in_batch = true;
     } else {
       idle.push_back(sequence.get());

@@ -15,21 +15,27 @@
 // paused sequences; from running ones only if they have a lower priority, or if it is first of all
 // runnable ones.
 //
-// PROGRESS: whenever a sequence is runnable, the first in order (the head) has at least one token
-// in the batch that Next returns. Because:
+// Several batches may be open (planned, not committed), for stages that work at the same time. A
+// sequence is in one of them at most and neither planned again nor preempted meanwhile; running
+// ones are dealt out evenly.
+//
+// PROGRESS: whenever a sequence is runnable and no batch is open, the first in order (the head) has
+// at least one token in the batch that Next returns. Because:
 //   1. no sequence is admitted to the queue that could need more blocks than there are;
 //   2. the head may take the blocks and the slots of all others, so it gets those it needs;
 //   3. a sequence scheduled in a step is never preempted in it: decodes are visited in order and
 //      victims are always behind; admission that preempts running sequences precedes them;
 //   4. max_num_seqs <= budget, and at most max_num_seqs - 1 other decodes take a token each.
-// The head stays the head until it ends or one with a better priority arrives, so it ends within
-// (tokens of its prompt and output) + 1 steps, and by induction so does every sequence. Nobody
-// waits while holding blocks except paused sequences, whose blocks are anyone's to take.
+// While batches are open, a head that is in none and lacks what they hold makes Next return an
+// empty batch: so they end, and it goes next. The head stays the head until it ends or one with a
+// better priority arrives, so it ends within (tokens of its prompt and output) + 1 steps, and by
+// induction so does every sequence. Nobody waits while holding blocks except paused sequences,
+// whose blocks are anyone's to take.
 //
-// Calls: Next, run, Commit, and again; nothing between an empty batch and the next Next. Every
-// other method may come at any point, also between Next and Commit: then a sequence that is in the
-// batch is dealt with by Commit. Every accepted sequence is handed out by TakeFinished exactly
-// once.
+// Calls: Next, run, Commit, and again, each Commit for the oldest open batch; an empty batch is not
+// open. Every other method may come at any point, also between Next and Commit: then a sequence
+// that is in a batch is dealt with by its Commit. Every accepted sequence is handed out by
+// TakeFinished exactly once.
 #ifndef PACELINE_WORKER_SCHED_SCHEDULER_H_
 #define PACELINE_WORKER_SCHED_SCHEDULER_H_
 
@@ -68,7 +74,8 @@ class Scheduler {
     int32_t max_num_seqs = 256;             // sequences running at once
     int32_t max_num_batched_tokens = 2048;  // per step; at least max_num_seqs
     int32_t max_prefill_chunk = 0;  // tokens of one prefill per step; 0: no limit of its own
-    int32_t max_model_len = 0;      // tokens
+    int32_t max_open_batches = 1;
+    int32_t max_model_len = 0;  // tokens
     // Of sequences accepted and not running (waiting or paused); more are refused. One request may
     // exceed either when there are none.
     int32_t max_waiting_seqs = 8192;
@@ -108,14 +115,15 @@ class Scheduler {
   // AlreadyExists (a live request of the session has this id), DeadlineExceeded.
   absl::Status Add(std::shared_ptr<const Request> request, int64_t now_ns);
 
-  // Ends what is past its deadline, then plans a step. Empty exactly when nothing is runnable.
-  // Valid until Commit. REQUIRES: the last non-empty batch was committed.
+  // Ends what is past its deadline, then plans a step. Empty when nothing is runnable, or nothing
+  // before open batches are committed. Valid until its Commit.
+  // REQUIRES: num_open_batches() < max_open_batches.
   const Batch& Next(int64_t now_ns);
+  int32_t num_open_batches() const { return num_open_; }
 
-  // Results of the batch: one per sampler, in the batch's order (entries, then their samplers).
-  // Appends tokens, forks choices, ends sequences, publishes full blocks. The batch's sequences
-  // stay alive until what TakeFinished gave is destroyed. `sampled` may be empty for an empty
-  // batch.
+  // Results of the oldest open batch: one per sampler, in the batch's order (entries, then their
+  // samplers). Appends tokens, forks choices, ends sequences, publishes full blocks. Its sequences
+  // stay alive until what TakeFinished gave is destroyed. Nothing happens when none is open.
   void Commit(absl::Span<const Sampled> sampled, int64_t now_ns);
 
   // Unknown ids are ignored: the request may have just ended.
@@ -160,9 +168,12 @@ class Scheduler {
 
   // Phases of Next.
   void Expire(int64_t now_ns);
-  void AdmitUrgent(int64_t now_ns);
-  void ScheduleDecodes();
+  // The next two: false when the head must wait for open batches.
+  bool AdmitUrgent(int64_t now_ns);
+  bool ScheduleDecodes();
   void SchedulePrefills(int64_t now_ns);
+  // Entries that a batch takes at most: its share of all that could run.
+  size_t EntriesPerBatch() const;
   bool MakeSlot(Sequence* sequence);
   void AddEntry(Sequence* sequence, int32_t num_tokens);
 
@@ -218,8 +229,10 @@ class Scheduler {
   int64_t running_backlog_ = 0;  // of running prefills: tokens to compute beyond the last one
   uint64_t next_number_ = 1;
 
-  Batch batch_;
-  bool batch_open_ = false;
+  std::vector<Batch> batches_;  // [max_open_batches], a ring
+  int32_t first_open_ = 0;
+  int32_t num_open_ = 0;
+  Batch* batch_ = nullptr;           // the one that Next plans
   std::vector<Sequence*> prefills_;  // scratch of Next
   std::vector<Finished> finished_;
   Counters counters_;

@@ -84,6 +84,45 @@ TEST_P(ParallelTest, EveryLayoutGivesTheBitsOfOneRank) {
 }
 
 constexpr auto kInt8 = kernels::ComputeType::kInt8;
+// Requests of which some are cancelled, paused or out of time while a stage computes them.
+TEST(PipelineTest, DisturbedStepsOfSeveralStagesLeaveTheOthersAsTheyAre) {
+  EngineHarness::Options alone = OptionsOf({1, 1});
+  EngineHarness::Options options = OptionsOf({1, 3});
+  options.num_blocks = alone.num_blocks = 24;  // some are preempted, too
+  const auto request = [](int32_t i) {
+    return EngineHarness::MakeRequest(
+        absl::StrCat("r", i), EngineHarness::Prompt(3 + i * 7, i), i % 3 == 1 ? 400 : 40);
+  };
+  std::vector<Answer> expected;
+  {
+    EngineHarness engine(alone);
+    for (int32_t i = 0; i < 12; ++i) {
+      if (i % 3 != 1) expected.push_back(engine.Run(request(i)));
+    }
+  }
+  EngineHarness engine(options);
+  for (int32_t i = 0; i < 12; ++i) engine.Submit(request(i));
+  for (int32_t i = 0; i < 12; ++i) {
+    const std::string id = absl::StrCat("r", i);
+    engine.WaitForTokens(id, 2);
+    if (i % 3 == 1) engine.Cancel(id);
+    if (i % 3 == 2) {
+      engine.Pause(id);
+      engine.Resume(id);
+    }
+  }
+  size_t next = 0;
+  for (int32_t i = 0; i < 12; ++i) {
+    const Answer answer = engine.Wait(absl::StrCat("r", i));
+    EXPECT_FALSE(answer.gap || answer.after_end) << i;
+    if (i % 3 == 1) {
+      EXPECT_EQ(answer.finish_reason, FinishReason::kCancelled) << i;
+    } else {
+      EXPECT_TRUE(SameAnswer(answer, expected[next++])) << i;
+    }
+  }
+}
+
 constexpr auto kFloat = kernels::ComputeType::kFloat32;
 INSTANTIATE_TEST_SUITE_P(Layouts,
                          ParallelTest,

@@ -1,5 +1,6 @@
 #include "tests/worker/sched/random_ops.h"
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <utility>
@@ -65,6 +66,7 @@ class Driver {
     s.max_num_seqs = 1 + bytes.Below(8);
     s.max_num_batched_tokens = s.max_num_seqs + bytes.Below(24);
     s.max_prefill_chunk = bytes.Below(10);
+    s.max_open_batches = 1 + std::max(0, bytes.Below(6) - 2);
     s.max_model_len = 20 + bytes.Below(60);
     s.max_waiting_seqs = 4 + bytes.Below(40);
     s.max_waiting_tokens = 40 + 10 * bytes.Below(100);
@@ -114,7 +116,7 @@ class Driver {
 
   // Everything but Next may come while a batch runs.
   void StepWithOperationsInside() {
-    world_.Plan();
+    if (world_.CanPlan()) world_.Plan();
     for (int32_t i = bytes_.Below(4); i > 0; --i) {
       switch (bytes_.Below(5)) {
         case 0:
@@ -134,7 +136,7 @@ class Driver {
           break;
       }
     }
-    if (!world_.batch().empty()) world_.Run();
+    if (world_.num_open() > 0) world_.Run();
   }
 
   void AddRequest() {
@@ -185,9 +187,9 @@ class Driver {
 
   void Finish() {
     for (int32_t i = 0; i < 100; ++i) world_.Resume(absl::StrCat("r", i));
-    // Each step computes at least one token of the first in order, and a sequence computes its
-    // tokens once while it is first.
-    world_.Drain(static_cast<int32_t>(longest_ + 1));
+    // Each round of open batches computes at least one token of the first in order, or ends them so
+    // that the next does, and a sequence computes its tokens once while it is first.
+    world_.Drain(static_cast<int32_t>(8 * (longest_ + 1)));
     const absl::Status status = world_.CheckEmpty();
     PACELINE_CHECK(status.ok(), status.ToString());
     Mirror();

@@ -132,31 +132,61 @@ const Batch& SchedulerWorld::Plan() {
   batch_ = &scheduler_.Next(clock_.NowNs());
   Collect();  // what expired
   CheckProgress(*batch_);
+  if (!batch_->empty()) open_.push_back(batch_);
   return *batch_;
 }
 
-// The first runnable choice in order has a token in every batch; the budget holds.
+bool SchedulerWorld::IsOpen(const std::shared_ptr<const Request>& request, int32_t choice) const {
+  for (const Batch* batch : open_) {
+    for (const BatchEntry& entry : batch->entries) {
+      if (entry.sequence->request != request) continue;
+      if (entry.sequence->choice_index == choice || entry.samplers.size() > 1) return true;
+    }
+  }
+  return false;
+}
+
+// The first runnable choice in order is in a batch, or waits for open ones; the budget holds;
+// nobody is in two batches.
 void SchedulerWorld::CheckProgress(const Batch& batch) const {
   const Live* head = nullptr;
   for (const auto& [key, live] : live_) {
     const int64_t deadline_ns = live.request->deadline_ns;
-    PACELINE_CHECK(deadline_ns == 0 || deadline_ns > clock_.NowNs(), "outlives its deadline");
+    bool is_open = false;
+    for (const int32_t choice : live.choices) is_open = is_open || IsOpen(live.request, choice);
+    PACELINE_CHECK(deadline_ns == 0 || deadline_ns > clock_.NowNs() || is_open,
+                   "outlives its deadline");
     if (live.paused || live.choices.empty()) continue;
     const auto order = std::tuple(live.request->priority, live.number);
     if (head == nullptr || order < std::tuple(head->request->priority, head->number)) head = &live;
   }
+  // One that is about to leave may still be ahead of the head.
   bool head_runs = false;
+  for (const Batch* open : open_) {
+    for (const BatchEntry& entry : open->entries) {
+      head_runs = head_runs || entry.sequence->pending != Sequence::Pending::kNone;
+    }
+  }
   int32_t num_tokens = 0;
   int32_t num_samplers = 0;
   for (const BatchEntry& entry : batch.entries) {
     PACELINE_CHECK(entry.num_tokens > 0, "an entry without tokens");
+    for (const Batch* open : open_) {
+      for (const BatchEntry& other : open->entries) {
+        PACELINE_CHECK(other.sequence != entry.sequence, "in two batches at once");
+      }
+    }
     num_tokens += entry.num_tokens;
     num_samplers += static_cast<int32_t>(entry.samplers.size());
     head_runs = head_runs || (head != nullptr && entry.sequence->request == head->request &&
                               entry.sequence->choice_index == *head->choices.begin());
   }
-  PACELINE_CHECK((head != nullptr) == !batch.empty(), "empty exactly when nothing is runnable");
-  PACELINE_CHECK(head == nullptr || head_runs, "the first in order makes no progress");
+  if (open_.empty()) {
+    PACELINE_CHECK((head != nullptr) == !batch.empty(), "empty exactly when nothing is runnable");
+  }
+  head_runs = head_runs || (head != nullptr && IsOpen(head->request, *head->choices.begin()));
+  PACELINE_CHECK(head == nullptr || head_runs || batch.empty(),
+                 "the first in order makes no progress");
   PACELINE_CHECK(num_tokens == batch.num_tokens && num_samplers == batch.num_samplers, "sums");
   PACELINE_CHECK(num_tokens <= options_.scheduler.max_num_batched_tokens, "over the budget");
   PACELINE_CHECK(num_samplers <= options_.scheduler.max_num_seqs, "more rows than sequences");
@@ -223,9 +253,11 @@ void SchedulerWorld::RunEntry(const BatchEntry& entry, std::vector<Sampled>& sam
 
 void SchedulerWorld::Run() {
   ++num_steps_;
-  PrepareBlocks(*batch_);
+  const Batch& batch = *open_.front();
+  PrepareBlocks(batch);
   std::vector<Sampled> sampled;
-  for (const BatchEntry& entry : batch_->entries) RunEntry(entry, sampled);
+  for (const BatchEntry& entry : batch.entries) RunEntry(entry, sampled);
+  open_.pop_front();
   clock_.AdvanceMs(1);
   scheduler_.Commit(sampled, clock_.NowNs());
   Collect();
@@ -236,7 +268,9 @@ void SchedulerWorld::Run() {
 }
 
 bool SchedulerWorld::Step() {
-  if (Plan().empty()) return false;
+  while (CanPlan() && !Plan().empty()) {
+  }
+  if (open_.empty()) return false;
   Run();
   return true;
 }

@@ -7,6 +7,7 @@
 #define PACELINE_TESTS_WORKER_SCHED_SCHEDULER_WORLD_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <set>
@@ -58,9 +59,11 @@ class SchedulerWorld {
   absl::Status Add(Request request);
   // Next only; the batch is kept for Run.
   const Batch& Plan();
-  // Runs the planned batch and commits.
+  bool CanPlan() const { return num_open() < options_.scheduler.max_open_batches; }
+  int32_t num_open() const { return static_cast<int32_t>(open_.size()); }
+  // Runs the oldest planned batch and commits.
   void Run();
-  // Plan and Run. False when the batch was empty.
+  // Plans as many batches as may be open, and runs one. False when there was none.
   bool Step();
   // Steps until nothing is runnable; dies after `limit` steps.
   void Drain(int32_t limit = 10'000);
@@ -105,6 +108,8 @@ class SchedulerWorld {
   static bool Lists(const std::map<std::string, int32_t>& indices,
                     const Request& request,
                     int32_t output_index);
+  // Whether the sequence, or what it forks from, is in an open batch.
+  bool IsOpen(const std::shared_ptr<const Request>& request, int32_t choice) const;
   void CheckProgress(const Batch& batch) const;
   void PrepareBlocks(const Batch& batch);
   void RunEntry(const BatchEntry& entry, std::vector<Sampled>& sampled);
@@ -114,7 +119,8 @@ class SchedulerWorld {
   FakeClock clock_;
   KvCache cache_;
   Scheduler scheduler_;
-  const Batch* batch_ = nullptr;
+  const Batch* batch_ = nullptr;     // the last one planned
+  std::deque<const Batch*> open_;    // oldest first
   std::vector<uint64_t> kv_;         // [num_blocks, block_size]
   std::vector<int32_t> written_in_;  // [num_blocks, block_size]: step of the last write
   std::vector<Finished> finished_;
