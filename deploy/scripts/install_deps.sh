@@ -9,8 +9,9 @@ build=(g++ cmake ninja-build ccache make pkg-config ca-certificates
   libboost-dev libboost-context-dev libssl-dev libspdlog-dev nlohmann-json3-dev prometheus-cpp-dev
   libpcre2-dev libutf8proc-dev libcli11-dev libyaml-cpp-dev python3)
 # Tests: GoogleTest and Google Benchmark; Python only for the oracles and the real clients; curl for
-# the line that `paceline serve` prints; Prometheus and its promtool for alerts and dashboards.
-tests=(libgtest-dev libgmock-dev libbenchmark-dev python3-venv curl prometheus)
+# the line that `paceline serve` prints; Prometheus and its promtool for alerts and dashboards;
+# libfaketime for clocks that jump.
+tests=(libgtest-dev libgmock-dev libbenchmark-dev python3-venv curl prometheus libfaketime)
 
 if [ "${1:-}" = build ]; then tests=(); fi
 

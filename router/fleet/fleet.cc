@@ -51,10 +51,13 @@ void Fleet::AddReplica(const std::string& address) {
 
 void Fleet::Tick() {
   const int64_t now_ns = loop_->clock().NowNs();
-  // While this process did not run it could hear nobody: that time is no silence of a worker's.
   const int64_t late_ns = now_ns - last_tick_ns_ - kTickNs;
   for (auto& [key, replica] : replicas_) {
-    if (late_ns > 0) replica.last_frame_ns = std::min(now_ns, replica.last_frame_ns + late_ns);
+    // While this process did not run it could hear nobody: that time is no silence of a worker's.
+    // Short delays count, or the silence of a real one would go unnoticed on a busy machine.
+    if (late_ns > replica.hello.lease_ms() * kMs / 4) {
+      replica.last_frame_ns = std::min(now_ns, replica.last_frame_ns + late_ns);
+    }
     TickReplica(replica, now_ns);
   }
   last_tick_ns_ = now_ns;

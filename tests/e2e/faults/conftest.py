@@ -7,6 +7,7 @@ import pytest
 from load import Load, Undisturbed
 from support.cluster import Router, Worker
 from support.processes import eventually, free_port
+from support.rest import Rest
 
 
 
@@ -47,12 +48,13 @@ class Site:
         for worker in [self.add_worker(*options) for _ in range(count)]:
             assert worker.worker_port
 
-    def add_router(self, *options, ports=None):
+    def add_router(self, *options, ports=None, **more):
         """Over all workers, unless other `ports` lead to them; ready for requests."""
         ports = ports or [worker.worker_port for worker in self.workers]
-        router = self._keep(Router(ports, *options))
+        router = self._keep(Router(ports, *options, **more))
         self.routers.append(router)
         eventually(lambda: router.ready_replicas() == len(ports), 30, "all replicas are ready")
+        eventually(lambda: Rest(router.port).get("/ready").status == 200, 30, "it is ready itself")
         return router
 
     def load(self, *servers, seed=1):
@@ -69,6 +71,7 @@ class Site:
 
     def restart(self, worker, **more):
         """Another one in the place of one that has ended; its routers may need a while to see it."""
+        worker.wait()
         again = self._keep(Worker(*worker.options, port=worker.worker_port, **more))
         self.workers[self.workers.index(worker)] = again
         return again

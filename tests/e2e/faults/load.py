@@ -271,6 +271,8 @@ class Load:
         while not self._is_over.is_set():
             # A client whose server is gone asks another one.
             there = [server for server in self._servers if server.popen.poll() is None]
+            if not there:
+                return
             server = there[number // 2 % len(there)]
             index = dice.randrange(len(self._undisturbed.bodies) + LONG_PROMPT)
             start = time.monotonic()

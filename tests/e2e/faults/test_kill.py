@@ -74,8 +74,9 @@ def test_all_workers_killed(site):
 
 
 @pytest.mark.parametrize("rank, how", [
-    (0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP),
-    pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long)])
+    (0, signal.SIGKILL), (1, signal.SIGKILL),
+    pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long),
+    pytest.param(1, signal.SIGSTOP, marks=pytest.mark.long)])
 def test_a_rank_of_a_group(site, rank, how):
     """Its streams go on at a replica of another layout; the group is back by itself."""
     group = site.add_worker("-tp", 2, "--threads", 1)
@@ -112,6 +113,7 @@ def test_killed_in_the_prefill(site):
     site.check_whole(load, 1)
 
 
+@pytest.mark.long
 def test_killed_at_the_last_tokens(site, undisturbed):
     site.add_workers(2)
     router = site.add_router("--log-level", "debug")

@@ -49,7 +49,8 @@ def test_silence(proxied, ways):
     site.check_whole(load, 1)
 
 
-@pytest.mark.parametrize("how", ["half_close", "reset"])
+@pytest.mark.parametrize("how", [
+    "half_close", pytest.param("reset", marks=pytest.mark.long)])
 def test_a_broken_connection(proxied, how):
     site, (proxy, _) = proxied
     load = site.load()
@@ -76,6 +77,7 @@ def test_changed_bytes(proxied):
     site.check_whole(load, 2)
 
 
+@pytest.mark.long
 def test_slow_and_cut_anywhere(proxied):
     """Within the lease nobody is given up."""
     site, proxies = proxied

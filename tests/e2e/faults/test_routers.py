@@ -50,6 +50,7 @@ def test_one_is_killed(pair):
     site.stop()
 
 
+@pytest.mark.long
 def test_one_is_frozen(pair):
     """Its lease ends and what it had asked for with it. When it goes on, so do its streams."""
     site, metric = pair
