@@ -17,6 +17,7 @@ import pytest
 import chart
 from support.cluster import MODEL, Process, binary
 from support.processes import eventually
+from support.rest import Rest
 
 ENVIRONMENT = {"PACELINE_KV_CACHE_MEMORY": "48MiB", "PACELINE_THREADS": "1"}
 
@@ -100,6 +101,12 @@ def test_every_option_is_one_that_the_binary_has():
     assert set(offered) == {"router", "worker", "chat"}
 
 
+def is_let_in(router, key):
+    answer = Rest(router.ports["http"], key).get("/v1/models")
+    assert answer.status in (200, 401)
+    return answer.status == 200
+
+
 def test_router_worker_and_test_pod_from_start_to_drain(start, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("# clients\nalice:k-0123456789\n")
@@ -123,11 +130,16 @@ def test_router_worker_and_test_pod_from_start_to_drain(start, tmp_path):
     without_key = [a for a in chat if not a.startswith("--api-key-file")]
     assert subprocess.run([binary(), *without_key], capture_output=True, timeout=60).returncode == 2
 
+    # Another key in the secret: in force without a restart, the old one no longer.
+    keys.write_text("alice:k-9876543210\n")
+    eventually(lambda: not is_let_in(router, "k-0123456789"), 20, "the file is read again")
+    assert is_let_in(router, "k-9876543210")
+
     # What the kubelet does, after preStop: SIGTERM. The stream that runs ends as it should.
     stream = http.client.HTTPConnection("127.0.0.1", router.ports["http"], timeout=60)
     stream.request("POST", "/v1/completions", json.dumps(
         {"model": "smollm2-135m", "prompt": "Once", "max_tokens": 400, "stream": True,
-         "ignore_eos": True}), {"Authorization": "Bearer k-0123456789", "Content-Type": "application/json"})
+         "ignore_eos": True}), {"Authorization": "Bearer k-9876543210", "Content-Type": "application/json"})
     response = stream.getresponse()
     assert response.status == 200
     response.readline()

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -90,7 +91,7 @@ def _rootfs(tmp_path_factory):
 
 
 def test_hadolint_finds_nothing_to_mend():
-    lint = os.path.join(os.path.dirname(os.sys.executable), "hadolint")
+    lint = os.path.join(os.path.dirname(sys.executable), "hadolint")
     done = subprocess.run([lint, DOCKERFILE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
