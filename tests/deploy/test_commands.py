@@ -101,6 +101,10 @@ def test_every_option_is_one_that_the_binary_has():
     assert set(offered) == {"router", "worker", "chat"}
 
 
+def health(url):
+    return subprocess.run([binary(), "health", url], capture_output=True, timeout=30).returncode
+
+
 def is_let_in(router, key):
     answer = Rest(router.ports["http"], key).get("/v1/models")
     assert answer.status in (200, 401)
@@ -116,6 +120,10 @@ def test_router_worker_and_test_pod_from_start_to_drain(start, tmp_path):
         ("/etc/paceline/auth/keys", str(keys)), ("/etc/paceline/admin/keys", str(keys))])
     # Alive, but with no replica not ready.
     eventually(lambda: router.probes() == [True, True, False], 30, "the router is up")
+    assert health(f"http://127.0.0.1:{router.ports['operator']}/health") == 0
+    assert health(f"http://127.0.0.1:{router.ports['http']}/ready") == 1
+    assert health(f"http://127.0.0.1:{worker_port}/health") == 1  # nobody there
+    assert health("127.0.0.1") == 2
 
     worker = start(container("keys", "Deployment/test-paceline-smollm2-135m"),
                    ports={"plane": worker_port})

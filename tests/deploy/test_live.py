@@ -72,7 +72,7 @@ class Prometheus:
             "rule_files": ["rules.yaml"],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [
-                    {"targets": [f"127.0.0.1:{port}"], "labels": {"version": version}}
+                    {"targets": [f"127.0.0.1:{port}"], "labels": {"version": version, "namespace": chart.NAMESPACE}}
                     for port, version in targets]}
                 for job, targets in jobs.items()]}
         groups = rules.groups()
@@ -267,6 +267,16 @@ def test_annotations_read_well(seen):
         assert "error expanding" not in text and "{{" not in text, text
         assert "<no value>" not in text, text
     assert any(MODEL_NAME in text for text in texts)
+
+
+def test_autoscaling_queries_have_one_value(seen):
+    queries = [trigger["metadata"]["query"].replace('model_name="chat"', f'model_name="{MODEL_NAME}"')
+               for trigger in chart.kind("autoscaling", "ScaledObject")[0]["spec"]["triggers"]]
+    assert len(queries) == 3
+    for query in queries:
+        assert len(seen["prometheus"].now(query)) == 1, query
+        values = seen["prometheus"].values(query, seen["start"], seen["end"])
+        assert max(float(value) for value in values) > 0, query
 
 
 def test_recording_rules_have_values(seen):
