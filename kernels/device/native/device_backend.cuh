@@ -112,6 +112,8 @@ __device__ __forceinline__ uint16_t FloatToBf16(float value) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
 __device__ __forceinline__ float Exp(float x) { return __expf(x); }
+// a * b + c, rounded once; nothing else is fused (--fmad=false).
+__device__ __forceinline__ float MulAdd(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ float Exp2(float x) { return exp2f(x); }
 __device__ __forceinline__ float InverseSqrt(float x) { return rsqrtf(x); }
 

@@ -168,6 +168,8 @@ inline float Bf16ToFloat(uint16_t bits) { return Bfloat16ToFloat(bits); }
 inline uint16_t FloatToBf16(float value) { return FloatToBfloat16(value); }
 inline float Exp(float x) { return std::exp(x); }
 inline float Exp2(float x) { return std::exp2(x); }
+// a * b + c, rounded once; nothing else is fused.
+inline float MulAdd(float a, float b, float c) { return std::fma(a, b, c); }
 inline float InverseSqrt(float x) { return 1.0f / std::sqrt(x); }
 
 // Runs kernel(args…) on every thread of the grid.

@@ -1,0 +1,174 @@
+// A block takes 64 query vectors of one KV head, 16 a warp, through the keys and values that the
+// last of them sees, 64 positions at a time in two stages of asynchronous copies. Bound by the
+// tensor cores when the context is long.
+#include "absl/strings/str_cat.h"
+#include "kernels/attention/paged_prefill_device.h"
+#include "kernels/attention/warp_attention.cuh"
+
+namespace paceline::kernels {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kVectors = kWarps * kQueryRows;
+constexpr int kStages = 2;
+
+template <int kHeadDim>
+constexpr int kStageElements = 2 * kGranule* kPitch<kHeadDim>;
+
+template <typename T, int kHeadDim>
+__global__ void PrefillKernel(PagedPrefillArgs args) {
+  const PrefillItem item = args.items[device::BlockPosition().x];
+  const PrefillSequence sequence = args.sequences[item.sequence];
+  const int group = args.num_heads / args.num_kv_heads;
+  const int num_vectors = sequence.num_rows * group;
+  const int warp = device::ThreadPosition().x / 32;
+  const int lane = device::ThreadPosition().x % 32;
+  auto* const stages = reinterpret_cast<uint16_t*>(device::SharedMemory());
+  const PagedCache cache{args.kv,
+                         args.page_table + int64_t{item.sequence} * args.max_pages,
+                         args.page_size,
+                         args.num_kv_heads,
+                         item.kv_head,
+                         kHeadDim};
+
+  // Where vector `row` of this warp lies in q and out, in elements.
+  const auto offset_of = [&](int row) {
+    const int vector = item.first + warp * kQueryRows + row;
+    const int64_t token = sequence.first_row + vector / group;
+    return (token * args.num_heads + item.kv_head * group + vector % group) * kHeadDim;
+  };
+  const auto exists = [&](int row) { return item.first + warp * kQueryRows + row < num_vectors; };
+  // Positions that vector `row` sees.
+  const auto seen_by = [&](int row) {
+    return sequence.context_before + (item.first + warp * kQueryRows + row) / group + 1;
+  };
+  const int last =
+      item.first + kVectors < num_vectors ? item.first + kVectors - 1 : num_vectors - 1;
+  const int end = sequence.context_before + last / group + 1;
+  const int num_granules = (end + kGranule - 1) / kGranule;
+  const auto copy_granule = [&](int granule) {
+    CopyTile<kHeadDim, kThreads>(
+        cache,
+        [&](int row) { return granule * kGranule + row; },
+        end,
+        stages + granule % kStages * kStageElements<kHeadDim>);
+  };
+
+  uint32_t q[kHeadDim / 16][4];
+  const auto* const queries = static_cast<const uint16_t*>(args.q);
+  LoadQuery<kHeadDim>([&](int row) { return exists(row) ? queries + offset_of(row) : nullptr; }, q);
+  const int seen[2] = {seen_by(lane / 4), seen_by(lane / 4 + 8)};
+  RowStates<kHeadDim> total;
+  total.Clear();
+  copy_granule(0);
+  for (int granule = 0; granule < num_granules; ++granule) {
+    if (granule + 1 < num_granules) {
+      copy_granule(granule + 1);
+      device::WaitForCopies<1>();
+    } else {
+      device::WaitForCopies<0>();
+    }
+    device::SyncThreads();
+    const uint16_t* keys = stages + granule % kStages * kStageElements<kHeadDim>;
+    RowStates<kHeadDim> state;
+    state.Clear();
+    for (int step = 0; step < kGranule / kStep; ++step, keys += kStep * kPitch<kHeadDim>) {
+      const int first = granule * kGranule + step * kStep;
+      AddStep<T, kHeadDim>(q,
+                           keys,
+                           keys + kGranule * kPitch<kHeadDim>,
+                           {seen[0] - first, seen[1] - first},
+                           args.scale * kLog2E,
+                           state);
+    }
+    for (int h = 0; h < 2; ++h) {
+      const MergeScales scales = MergeGranule(total.max[h], state.max[h]);
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        for (int i = 2 * h; i < 2 * h + 2; ++i) {
+          total.out[n][i] =
+              device::MulAdd(total.out[n][i], scales.keep, state.out[n][i] * scales.add);
+        }
+      }
+      total.sum[h] = device::MulAdd(total.sum[h], scales.keep, state.sum[h] * scales.add);
+      total.max[h] = scales.max;
+    }
+    device::SyncThreads();
+  }
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane / 4 + 8 * h;
+    if (!exists(row)) continue;
+    uint16_t* const out = static_cast<uint16_t*>(args.out) + offset_of(row);
+    for (int n = 0; n < kHeadDim / 8; ++n) {
+      for (int i = 0; i < 2; ++i) {
+        out[n * 8 + lane % 4 * 2 + i] = T::FromFloat(total.out[n][2 * h + i] / total.sum[h]);
+      }
+    }
+  }
+}
+
+template <typename T>
+absl::Status RunHeadDim(device::Stream stream, const PagedPrefillArgs& args) {
+  const auto run = [&]<int kHeadDim>() {
+    return device::Launch(stream,
+                          {args.num_items},
+                          {kThreads},
+                          int64_t{kStages} * kStageElements<kHeadDim> * sizeof(uint16_t),
+                          PrefillKernel<T, kHeadDim>,
+                          args);
+  };
+  switch (args.head_dim) {
+    case 64:
+      return run.template operator()<64>();
+    case 80:
+      return run.template operator()<80>();
+    case 96:
+      return run.template operator()<96>();
+    case 128:
+      return run.template operator()<128>();
+    case 256:
+      return run.template operator()<256>();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("PagedPrefill: head_dim ", args.head_dim, ", not 64, 80, 96, 128 or 256"));
+}
+
+}  // namespace
+
+std::vector<PrefillItem> PlanPagedPrefill(absl::Span<const PrefillSequence> sequences,
+                                          int32_t num_heads,
+                                          int32_t num_kv_heads) {
+  std::vector<PrefillItem> items;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    const int32_t num_vectors = sequences[s].num_rows * (num_heads / num_kv_heads);
+    for (int32_t head = 0; head < num_kv_heads; ++head) {
+      for (int32_t first = 0; first < num_vectors; first += kVectors) {
+        items.push_back({static_cast<int32_t>(s), head, first});
+      }
+    }
+  }
+  return items;
+}
+
+absl::Status PagedPrefill(device::Stream stream, const PagedPrefillArgs& args) {
+  if (args.num_items <= 0) {
+    return absl::InvalidArgumentError(absl::StrCat("PagedPrefill: num_items is ", args.num_items));
+  }
+  if (args.page_size < 8 || args.page_size > 256 || (args.page_size & (args.page_size - 1)) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("PagedPrefill: page_size is ", args.page_size));
+  }
+  if (args.num_kv_heads <= 0 || args.num_heads <= 0 || args.num_heads % args.num_kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "PagedPrefill: ", args.num_heads, " query heads on ", args.num_kv_heads, " KV heads"));
+  }
+  switch (args.dtype) {
+    case DType::kBF16:
+      return RunHeadDim<device::Bf16>(stream, args);
+    case DType::kF16:
+      return RunHeadDim<device::F16>(stream, args);
+    default:
+      return absl::InvalidArgumentError("PagedPrefill: elements must be bf16 or f16");
+  }
+}
+
+}  // namespace paceline::kernels
