@@ -61,6 +61,35 @@ void Measure(Communicator& comm, const char* name, int64_t bytes, int count) {
   std::fflush(stdout);
 }
 
+// What two ranks exchange in a layer of SmolLM2 (hidden 576, inner 1,536 as int8 blocks of 32): the
+// columns of exact tensor parallelism, beside the two sums of the usual kind (docs/decisions/0008).
+void MeasureLayer(Communicator& comm, const char* name, int64_t rows, int count) {
+  constexpr int64_t kHidden = 576 * sizeof(float);
+  constexpr int64_t kInner = 1536 / 32 * 40;
+  std::vector<float> data(rows * 576, 1.0f);
+  std::vector<std::byte> inner(rows * kInner);
+  const std::vector<int64_t> hidden_ends = {kHidden / 2, kHidden};
+  const std::vector<int64_t> inner_ends = {kInner / 2, kInner};
+  const auto gather = [&](void* matrix, int64_t stride, const std::vector<int64_t>& ends) {
+    return comm.AllGatherColumns(matrix, rows, stride, ends);
+  };
+  const double exact = BestMicroseconds(count, [&] {
+    for (int i = 0; i < 3; ++i) Must(gather(data.data(), kHidden, hidden_ends));
+    return gather(inner.data(), kInner, inner_ends);
+  });
+  const double fast = BestMicroseconds(count, [&] {
+    Must(comm.AllReduceSum(absl::MakeSpan(data)));
+    return comm.AllReduceSum(absl::MakeSpan(data));
+  });
+  if (comm.rank() != 0) return;
+  std::printf("%-5s a layer, %4lld rows   4 gathers %8.2f   2 all_reduces %8.2f us\n",
+              name,
+              static_cast<long long>(rows),
+              exact,
+              fast);
+  std::fflush(stdout);
+}
+
 using CommunicatorOr = absl::StatusOr<std::unique_ptr<Communicator>>;
 
 void MeasureBackend(const char* name, int count, const std::function<CommunicatorOr(int)>& join) {
@@ -75,6 +104,9 @@ void MeasureBackend(const char* name, int count, const std::function<Communicato
     (*comm)->set_timeout_ms(10'000);
     Measure(**comm, name, 2304, count);
     Measure(**comm, name, 65536, count / 10);
+    MeasureLayer(**comm, name, 1, count / 4);
+    MeasureLayer(**comm, name, 16, count / 20);
+    MeasureLayer(**comm, name, 128, count / 100);
   }
   if (child == 0) _exit(0);
   waitpid(child, nullptr, 0);

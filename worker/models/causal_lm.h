@@ -14,6 +14,13 @@
 
 namespace paceline::worker {
 
+// What a greedy choice needs to know of a row of logits.
+struct BestLogit {
+  int32_t id = -1;  // of the largest; the lowest of equals
+  float logit = 0;
+  int32_t is_finite = 0;  // whether all are
+};
+
 class CausalLm {
  public:
   virtual ~CausalLm() = default;
@@ -28,10 +35,12 @@ class CausalLm {
   virtual absl::Status Forward(const ForwardContext& context, const ForwardInput& input) = 0;
 
   // logits[i] = head(norm(hidden[rows[i]])) for rows of the last Forward, at most max_logit_rows
-  // (as given to the factory). Last stage only.
+  // (as given to the factory). Of the first best.size() rows only best[i] is asked for: ranks then
+  // do not exchange them, and logits[i] is unspecified. Last stage only.
   virtual absl::Status ComputeLogits(
       const ForwardContext& context,
       absl::Span<const int32_t> rows,
+      absl::Span<BestLogit> best,
       const kernels::MutableMatrix& logits) = 0;  // [rows, vocab] f32
 
   virtual int32_t vocab_size() const = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/embedding/embed.h"
 #include "kernels/norm/rms_norm.h"
+#include "kernels/sampling/logits.h"
 #include "proto/support/status_macros.h"
 #include "worker/layers/attention.h"
 #include "worker/layers/gated_mlp.h"
@@ -52,6 +54,38 @@ int64_t NumRowParts(int64_t m, int num_threads) {
   return m < 64 * num_threads ? num_threads : 2 * num_threads;  // finer parts even out delays
 }
 
+BestLogit BestOf(absl::Span<const float> logits) {
+  const kernels::LogitSummary summary = kernels::ArgMax(logits);
+  constexpr float kMasked = -std::numeric_limits<float>::infinity();
+  const bool is_finite = summary.finite && kernels::CountGreater(logits, kMasked) ==
+                                               static_cast<int64_t>(logits.size());
+  return {summary.best.id, summary.best.logit, is_finite ? 1 : 0};
+}
+
+// Every rank has the best of its part of each row; then all have the best of all.
+absl::Status MergeBest(Communicator* comm, absl::Span<BestLogit> best) {
+  if (comm == nullptr) return absl::OkStatus();
+  const auto ranks = static_cast<size_t>(comm->size());
+  const auto width = static_cast<int64_t>(best.size() * sizeof(BestLogit));
+  std::vector<BestLogit> all(ranks * best.size());
+  std::vector<int64_t> ends;
+  for (size_t rank = 1; rank <= ranks; ++rank) ends.push_back(static_cast<int64_t>(rank) * width);
+  std::copy(best.begin(), best.end(), all.begin() + comm->rank() * best.size());
+  RETURN_IF_ERROR(comm->AllGatherColumns(all.data(), 1, ends.back(), ends));
+  for (size_t i = 0; i < best.size(); ++i) {
+    best[i] = all[i];
+    for (size_t rank = 1; rank < ranks; ++rank) {
+      const BestLogit& other = all[rank * best.size() + i];
+      const int32_t is_finite = best[i].is_finite & other.is_finite;
+      if (kernels::RanksBefore({other.id, other.logit}, {best[i].id, best[i].logit})) {
+        best[i] = other;
+      }
+      best[i].is_finite = is_finite;
+    }
+  }
+  return absl::OkStatus();
+}
+
 class Llama final : public CausalLm {
  public:
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const model::GgufFile& file,
@@ -70,6 +104,7 @@ class Llama final : public CausalLm {
   absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
   absl::Status ComputeLogits(const ForwardContext& context,
                              absl::Span<const int32_t> rows,
+                             absl::Span<BestLogit> best,
                              const kernels::MutableMatrix& logits) override;
 
   int32_t vocab_size() const override { return config_.vocab_size; }
@@ -331,6 +366,7 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
 
 absl::Status Llama::ComputeLogits(const ForwardContext& context,
                                   absl::Span<const int32_t> rows,
+                                  absl::Span<BestLogit> best,
                                   const kernels::MutableMatrix& logits) {
   const int64_t m = static_cast<int64_t>(rows.size());
   if (m > options_.max_logit_rows) {
@@ -346,7 +382,16 @@ absl::Status Llama::ComputeLogits(const ForwardContext& context,
   const Shares& shares = partition_.vocabulary;
   RETURN_IF_ERROR(
       head_->Forward(context, head_input, /*accumulate=*/false, OwnColumns(logits, shares)));
-  return GatherColumns(context.tensor_group, shares, logits);
+  const int64_t num_best = static_cast<int64_t>(best.size());
+  if (num_best > 0) {
+    context.pool.ForEach(num_best, [&](int, int64_t i) {
+      best[i] = BestOf({logits.row(i) + shares.begin(), static_cast<size_t>(shares.size())});
+      best[i].id += static_cast<int32_t>(shares.begin());
+    });
+    RETURN_IF_ERROR(MergeBest(context.tensor_group, best));
+  }
+  if (num_best == m) return absl::OkStatus();
+  return GatherColumns(context.tensor_group, shares, logits.Rows(num_best, m - num_best));
 }
 
 }  // namespace

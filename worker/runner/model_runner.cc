@@ -99,6 +99,8 @@ void ModelRunner::MakePlan(const Batch& batch, Flight& flight) const {
   const int32_t most_rows = depth() == 1 ? batch.num_tokens : kMicroBatchRows;
   plan.micro_batches.emplace_back();
   for (const BatchEntry& entry : batch.entries) AddEntry(entry, most_rows, flight);
+  const RankGroup* const group = options_.shard.group;
+  if (group != nullptr && group->all != nullptr) OrderJobs(flight);
 }
 
 void ModelRunner::AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& flight) {
@@ -133,7 +135,8 @@ void ModelRunner::AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& f
     StateOf(*sampler);  // made here, on one thread
     AddJob({.row = plan.micro_batches.back().num_rows - 1,
             .sequence = sampler,
-            .slot = static_cast<int32_t>(outcome.choices.size())},
+            .slot = static_cast<int32_t>(outcome.choices.size()),
+            .only_best = TakesTheBest(sampler->request->sampling, sampler->num_output_tokens())},
            flight);
     outcome.choices.push_back({.sequence = sampler});
   }
@@ -172,19 +175,42 @@ void ModelRunner::AddPromptJobs(const BatchEntry& entry,
   sequence.num_scored_prompt_tokens = end;
 }
 
+void ModelRunner::OrderJobs(Flight& flight) {
+  for (MicroBatch& micro : flight.plan.micro_batches) {
+    const auto begin = flight.jobs.begin() + micro.first_logit;
+    const auto end = begin + micro.num_logits;
+    const auto rest =
+        std::stable_partition(begin, end, [](const LogitsJob& job) { return job.only_best; });
+    micro.num_best = static_cast<int32_t>(rest - begin);
+  }
+  for (size_t i = 0; i < flight.jobs.size(); ++i) flight.plan.logit_rows[i] = flight.jobs[i].row;
+}
+
 void ModelRunner::RunLogits(const MicroBatch& batch, Flight& flight) {
   for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
     const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
-    absl::StatusOr<kernels::MutableMatrix> logits =
-        shard_->Logits(flight.plan, batch, first, count);
-    DieUnlessOk(logits.status());
+    absl::StatusOr<ModelShard::LogitRows> rows = shard_->Logits(flight.plan, batch, first, count);
+    DieUnlessOk(rows.status());
     const TraceSpan span(shard_->track(), "sampling", {{"rows", count}});
-    shard_->pool().ForEach(count, [&](int, int64_t i) {
-      FinishJob(flight.jobs[batch.first_logit + first + i],
-                absl::MakeSpan(logits->row(i), logits->cols),
+    const LogitsJob* const jobs = flight.jobs.data() + batch.first_logit + first;
+    const auto num_best = static_cast<int64_t>(rows->best.size());
+    for (int64_t i = 0; i < num_best; ++i) FinishJob(jobs[i], rows->best[i], flight.outcome);
+    if (num_best == count) continue;
+    shard_->pool().ForEach(count - num_best, [&](int, int64_t i) {
+      FinishJob(jobs[num_best + i],
+                absl::MakeSpan(rows->logits.row(num_best + i), rows->logits.cols),
                 flight.outcome);
     });
   }
+}
+
+void ModelRunner::FinishJob(const LogitsJob& job, const BestLogit& best, StepOutcome& outcome) {
+  SampleResult& result = outcome.choices[job.slot].result;
+  result = {};
+  result.numeric_error = best.is_finite == 0;
+  if (result.numeric_error) return;
+  result.token_id = best.id;
+  StateOf(*job.sequence).Append(best.id);
 }
 
 // Runs on the pool's threads; each job has a slot of its own.

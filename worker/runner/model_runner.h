@@ -76,6 +76,7 @@ class ModelRunner {
     int32_t prompt_target = -1;  // >= 0: the prompt token to score; else sample
     int32_t slot = 0;            // index in outcome.choices or in the prompt part's logprobs
     int32_t part = 0;            // index in outcome.prompt_parts
+    bool only_best = false;      // the best logit decides
   };
 
   // A step under way; reused.
@@ -95,7 +96,10 @@ class ModelRunner {
                             int32_t first_row,
                             Flight& flight);
   static void AddJob(const LogitsJob& job, Flight& flight);
+  // Jobs for which the best logit is enough come first in each micro-batch.
+  static void OrderJobs(Flight& flight);
   void RunLogits(const MicroBatch& batch, Flight& flight);
+  static void FinishJob(const LogitsJob& job, const BestLogit& best, StepOutcome& outcome);
   void FinishJob(const LogitsJob& job, absl::Span<float> logits, StepOutcome& outcome);
 
   const Options options_;

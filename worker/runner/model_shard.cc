@@ -129,28 +129,37 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
                                    options_.group->RankOf(at.stage + 1, at.tensor_rank));
 }
 
-absl::StatusOr<kernels::MutableMatrix> ModelShard::Logits(const StepPlan& plan,
-                                                          const MicroBatch& batch,
-                                                          int32_t first,
-                                                          int32_t count) {
+absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
+                                                         const MicroBatch& batch,
+                                                         int32_t first,
+                                                         int32_t count) {
   const RankPlace at = place();
   const kernels::MutableMatrix logits(
       reinterpret_cast<float*>(logits_.data()), count, model_->vocab_size());
+  const int32_t num_best = std::clamp(batch.num_best - first, 0, count);
+  const absl::Span<BestLogit> best = absl::MakeSpan(best_).first(num_best);
+  const absl::Span<std::byte> best_bytes(reinterpret_cast<std::byte*>(best.data()),
+                                         best.size() * sizeof(BestLogit));
+  const absl::Span<std::byte> whole_rows = Bytes(logits.Rows(num_best, count - num_best));
   const TraceSpan span(track(), "logits", {{"rows", count}});
   if (at.is_last_stage()) {
     RETURN_IF_ERROR(model_->ComputeLogits(
         context(),
         absl::MakeConstSpan(plan.logit_rows).subspan(batch.first_logit + first, count),
+        best,
         logits));
     if (at.num_stages > 1 && at.tensor_rank == 0) {
-      RETURN_IF_ERROR(options_.group->all->Send(Bytes(logits), options_.group->RankOf(0, 0)));
+      const int leader = options_.group->RankOf(0, 0);
+      if (num_best > 0) RETURN_IF_ERROR(options_.group->all->Send(best_bytes, leader));
+      if (num_best < count) RETURN_IF_ERROR(options_.group->all->Send(whole_rows, leader));
     }
   } else if (options_.group->is_leader()) {
     const TraceSpan wait(track(), "receive", {{"rows", count}});
-    RETURN_IF_ERROR(
-        options_.group->all->Recv(Bytes(logits), options_.group->RankOf(at.num_stages - 1, 0)));
+    const int last = options_.group->RankOf(at.num_stages - 1, 0);
+    if (num_best > 0) RETURN_IF_ERROR(options_.group->all->Recv(best_bytes, last));
+    if (num_best < count) RETURN_IF_ERROR(options_.group->all->Recv(whole_rows, last));
   }
-  return logits;
+  return LogitRows{best, logits};
 }
 
 namespace {

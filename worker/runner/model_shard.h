@@ -4,6 +4,7 @@
 #ifndef PACELINE_WORKER_RUNNER_MODEL_SHARD_H_
 #define PACELINE_WORKER_RUNNER_MODEL_SHARD_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -59,13 +60,19 @@ class ModelShard {
   absl::Status Forward(const StepPlan& plan,
                        const MicroBatch& batch,
                        absl::FunctionRef<void()> on_layer);
+  // Rows of logits, the first of which may be known by their best one only.
+  struct LogitRows {
+    absl::Span<const BestLogit> best;
+    kernels::MutableMatrix logits;  // [count, vocab], unspecified for the first best.size() rows
+  };
   // The last stage computes the logits of rows [first, first + count) of the micro-batch's logit
   // rows, the leader gets them, others do nothing. Chunks in the same order everywhere, right after
-  // the micro-batch's Forward on the last stage. `count` is at most kLogitsRows.
-  absl::StatusOr<kernels::MutableMatrix> Logits(const StepPlan& plan,
-                                                const MicroBatch& batch,
-                                                int32_t first,
-                                                int32_t count);
+  // the micro-batch's Forward on the last stage. `count` is at most kLogitsRows. Valid until the
+  // next call.
+  absl::StatusOr<LogitRows> Logits(const StepPlan& plan,
+                                   const MicroBatch& batch,
+                                   int32_t first,
+                                   int32_t count);
 
   kernels::ThreadPool& pool() { return *pool_; }
   int32_t num_blocks() const { return kv_cache_.num_blocks; }
@@ -91,6 +98,7 @@ class ModelShard {
   kernels::KvCacheView kv_cache_;
   kernels::AttentionWorkspace attention_workspace_;
   kernels::AlignedBuffer logits_;  // [kLogitsRows, vocab] f32
+  std::array<BestLogit, kLogitsRows> best_;
 };
 
 // What the leader decides for all ranks.

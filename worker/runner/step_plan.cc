@@ -62,8 +62,8 @@ void StepPlan::AddRow(int32_t token_id, int32_t position, absl::Span<const int32
 }
 
 // reset, then lists, each after its length: zero_blocks, copies, logit_rows; then micro-batches of
-// num_sequences, num_logits and, per sequence: slot, context_before, kept blocks, new blocks (a
-// list), token ids (a list).
+// num_sequences, num_logits, num_best and, per sequence: slot, context_before, kept blocks, new
+// blocks (a list), token ids (a list).
 void PlanEncoder::Encode(const StepPlan& plan, std::vector<int32_t>& message) {
   message.clear();
   const bool reset = known_.size() > kMaxKnown;
@@ -80,6 +80,7 @@ void PlanEncoder::Encode(const StepPlan& plan, std::vector<int32_t>& message) {
   for (const MicroBatch& batch : plan.micro_batches) {
     message.push_back(batch.num_sequences);
     message.push_back(batch.num_logits);
+    message.push_back(batch.num_best);
     for (int32_t i = 0; i < batch.num_sequences; ++i) {
       const int32_t index = batch.first_sequence + i;
       const kernels::SequenceView& sequence = plan.sequences[index];
@@ -127,6 +128,7 @@ absl::Status PlanDecoder::Decode(absl::Span<const int32_t> message, StepPlan& pl
     }
     batch.num_sequences = in.Next();
     batch.num_logits = in.Next();
+    batch.num_best = in.Next();
     for (int32_t i = 0; i < batch.num_sequences && in.ok(); ++i) {
       const int32_t slot = in.Next();
       const int32_t context_before = in.Next();

@@ -25,6 +25,7 @@ struct MicroBatch {
   int32_t num_sequences = 0;
   int32_t first_logit = 0;
   int32_t num_logits = 0;
+  int32_t num_best = 0;  // of them, the first: rows of which only the best logit is asked for
 };
 
 struct StepPlan {

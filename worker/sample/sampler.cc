@@ -218,6 +218,13 @@ SampleResult Sample(absl::Span<float> logits,
   return result;
 }
 
+bool TakesTheBest(const SamplingParams& params, int32_t position) {
+  return params.temperature < kGreedyTemperature && params.logprobs < 0 &&
+         params.logit_bias.empty() && params.allowed_token_ids.empty() &&
+         position >= params.min_tokens && params.repetition_penalty == 1.0F &&
+         params.frequency_penalty == 0.0F && params.presence_penalty == 0.0F;
+}
+
 TokenLogprobs PromptLogprobs(absl::Span<const float> logits, int32_t actual_token, int32_t k) {
   const kernels::LogitSummary summary = kernels::ArgMax(logits);
   if (!AllFinite(summary, logits)) return {};

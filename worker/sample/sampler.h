@@ -91,6 +91,10 @@ SampleResult Sample(absl::Span<float> logits,  // [vocab_size]; left in an unspe
                     const SamplerState* state,
                     absl::Span<const int32_t> eos_ids);
 
+// Whether Sample's answer is the best logit's token, whatever the other logits are, as long as all
+// are finite.
+bool TakesTheBest(const SamplingParams& params, int32_t position);
+
 // Log-probability and rank of a prompt's own token `actual_token`, and of the `k` likeliest, under
 // the row computed at the token before it. `rank` is 1 + the number of tokens with a larger logit.
 // A row with NaN or infinity gives rank 0.

@@ -48,6 +48,9 @@ std::vector<Request> Requests() {
       request.sampling.presence_penalty = 0.2F;
       request.seed = i;
     }
+    // Greedy without log-probabilities: ranks exchange their best logits only.
+    if (i % 3 == 2) request.sampling.logprobs = -1;
+    if (i == 8) request.sampling.min_tokens = 4;
     if (i == 4) request.n = 3;
     if (i == 5) request.sampling.prompt_logprobs = 2;
     requests.push_back(std::move(request));

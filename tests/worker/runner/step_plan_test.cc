@@ -42,6 +42,7 @@ StepPlan PlanOf(std::vector<Living>& living, int32_t num_batches, std::mt19937& 
     batch.num_rows += count;
     ++batch.num_sequences;
     ++batch.num_logits;
+    batch.num_best = batch.num_logits / 2;
     plan.logit_rows.push_back(batch.num_rows - 1);
   }
   return plan;
@@ -68,6 +69,7 @@ void ExpectSame(const StepPlan& a, const StepPlan& b) {
     EXPECT_EQ(x.num_sequences, y.num_sequences);
     EXPECT_EQ(x.first_logit, y.first_logit);
     EXPECT_EQ(x.num_logits, y.num_logits);
+    EXPECT_EQ(x.num_best, y.num_best);
   }
   ASSERT_EQ(a.sequences.size(), b.sequences.size());
   for (size_t i = 0; i < a.sequences.size(); ++i) {
