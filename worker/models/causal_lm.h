@@ -11,15 +11,9 @@
 #include "kernels/kv_cache/layout.h"
 #include "kernels/tensor_view.h"
 #include "worker/layers/forward.h"
+#include "worker/models/best_logit.h"
 
 namespace paceline::worker {
-
-// What a greedy choice needs to know of a row of logits.
-struct BestLogit {
-  int32_t id = -1;  // of the largest; the lowest of equals
-  float logit = 0;
-  int32_t is_finite = 0;  // whether all are
-};
 
 class CausalLm {
  public:
