@@ -1,10 +1,10 @@
-// The quantised matrix-vector product for CUDA, in emulation, beside double precision.
+// The quantised matmul for CUDA, in emulation, beside double precision.
 #include <cmath>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/emulation/grid.h"
-#include "kernels/gemm/quantized_gemv_device.h"
+#include "kernels/gemm/quantized_matmul_device.h"
 #include "kernels/half.h"
 #include "tests/kernels/emulation/device_array.h"
 #include "tests/kernels/kernel_test_util.h"
@@ -22,42 +22,43 @@ std::vector<uint16_t> Rounded(std::vector<float>& x) {
   return bits;
 }
 
-struct Split {
-  explicit Split(const TestWeights& w) : nibbles(w.n * w.k / 2), scales(w.n * w.k / 16) {
-    const auto split = w.format == WeightFormat::kQ4_1 ? SplitQ4_1 : SplitQ4_0;
-    split(w.bytes.data(), w.n, w.k, nibbles.data(), scales.data());
-    n = static_cast<int32_t>(w.n);
-    k = static_cast<int32_t>(w.k);
-  }
+struct Weights {
+  explicit Weights(const TestWeights& w)
+      : packed(PackQ4(w.format, w.bytes.data(), w.n, w.k)),
+        nibbles(packed.nibbles),
+        scales(packed.scales),
+        n(static_cast<int32_t>(w.n)),
+        k(static_cast<int32_t>(w.k)) {}
   DeviceQ4Matrix view() { return {nibbles.data(), scales.data(), n, k}; }
+  PackedQ4 packed;
   DeviceArray<uint8_t> nibbles;
   DeviceArray<uint16_t> scales;
   int32_t n, k;
 };
 
-std::vector<float> Multiply(Split& w,
+std::vector<float> Multiply(Weights& w,
                             const std::vector<uint16_t>& x,
                             int32_t rows,
                             bool accumulate) {
   DeviceArray<uint16_t> input(x);
   DeviceArray<float> y(std::vector<float>(rows * w.n, 0.25f));
-  const absl::Status status = QuantizedGemv(nullptr,
-                                            {.x = input.data(),
-                                             .w = w.view(),
-                                             .y = y.data(),
-                                             .rows = rows,
-                                             .accumulate = accumulate,
-                                             .dtype = DType::kBF16});
+  const absl::Status status = QuantizedMatmul(nullptr,
+                                              {.x = input.data(),
+                                               .w = w.view(),
+                                               .y = y.data(),
+                                               .rows = rows,
+                                               .accumulate = accumulate,
+                                               .dtype = DType::kBF16});
   EXPECT_TRUE(status.ok()) << status;
   return y.ToVector();
 }
 
-TEST(QuantizedGemvTest, MatchesDoublePrecisionForEveryNumberOfRows) {
+TEST(QuantizedMatmulTest, MatchesDoublePrecisionForAnyNumberOfRows) {
   for (const WeightFormat format : {WeightFormat::kQ4_1, WeightFormat::kQ4_0}) {
     for (const int64_t k : {32, 576, 1536}) {
       const TestWeights weights = RandomWeights(format, 21, k, 3);
-      Split w(weights);
-      for (int32_t rows = 1; rows <= kMaxGemvRows; ++rows) {
+      Weights w(weights);
+      for (const int32_t rows : {1, 2, 7, 8, 9, 31, 32, 33, 70}) {
         emulation::SetSeed(rows);
         std::vector<float> x = RandomFloats(rows * k, 4);
         const std::vector<float> y = Multiply(w, Rounded(x), rows, /*accumulate=*/false);
@@ -80,25 +81,24 @@ TEST(QuantizedGemvTest, MatchesDoublePrecisionForEveryNumberOfRows) {
   }
 }
 
-TEST(QuantizedGemvTest, ARowsBitsDoNotDependOnTheOthers) {
-  Split w(RandomWeights(WeightFormat::kQ4_1, 40, 576, 5));
-  std::vector<float> x = RandomFloats(8 * 576, 6);
+TEST(QuantizedMatmulTest, ARowsBitsDoNotDependOnTheOthers) {
+  Weights w(RandomWeights(WeightFormat::kQ4_1, 40, 576, 5));
+  constexpr int32_t kRows = 45;
+  std::vector<float> x = RandomFloats(kRows * 576, 6);
   const std::vector<uint16_t> bits = Rounded(x);
-  const std::vector<float> together = Multiply(w, bits, 8, /*accumulate=*/true);
-  for (int32_t i = 0; i < 8; ++i) {
+  const std::vector<float> together = Multiply(w, bits, kRows, /*accumulate=*/true);
+  for (int32_t i = 0; i < kRows; ++i) {
     const std::vector<uint16_t> row(bits.begin() + i * 576, bits.begin() + (i + 1) * 576);
     const std::vector<float> alone = Multiply(w, row, 1, /*accumulate=*/true);
     EXPECT_TRUE(SameBits(alone.data(), together.data() + i * w.n, w.n)) << i;
   }
 }
 
-TEST(QuantizedGemvTest, WrongSizesAreInvalid) {
-  Split w(RandomWeights(WeightFormat::kQ4_1, 4, 32, 7));
-  for (const int32_t rows : {0, 9}) {
-    EXPECT_EQ(QuantizedGemv(nullptr, {.w = w.view(), .rows = rows, .dtype = DType::kF16}).code(),
-              absl::StatusCode::kInvalidArgument);
-  }
-  EXPECT_EQ(QuantizedGemv(nullptr, {.w = w.view(), .rows = 1, .dtype = DType::kF32}).code(),
+TEST(QuantizedMatmulTest, WrongSizesAreInvalid) {
+  Weights w(RandomWeights(WeightFormat::kQ4_1, 4, 32, 7));
+  EXPECT_EQ(QuantizedMatmul(nullptr, {.w = w.view(), .rows = 0, .dtype = DType::kF16}).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(QuantizedMatmul(nullptr, {.w = w.view(), .rows = 1, .dtype = DType::kF32}).code(),
             absl::StatusCode::kInvalidArgument);
 }
 
