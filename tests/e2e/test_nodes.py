@@ -51,7 +51,7 @@ class Replica:
             into = self.into[number] if self.into else ()
             self.nodes[number] = Process(
                 "worker", "--model", MODEL, *OPTIONS, *self.layout, "--port", self.port,
-                *self.address, "--node-rank", number, env=env, into=into)
+                "--drain-seconds", 2, *self.address, "--node-rank", number, env=env, into=into)
         return self
 
     def ranks(self, number):
