@@ -96,8 +96,14 @@ class CallState {
   // Where it runs and what waits.
   std::vector<std::string> parts;  // wire ids of what is at workers
   std::vector<PendingPart> pending;
-  std::vector<int32_t> avoid;    // replicas that failed it
-  int32_t deaths = 0;            // replicas that were lost while they ran it
+  std::vector<int32_t> avoid;  // replicas that failed it
+  // Incarnations of replicas that were lost while they ran it, and have not come back alive.
+  struct Death {
+    int32_t replica = 0;
+    uint64_t epoch = 0;
+    bool is_silence = false;  // no frame for the lease: it may yet come back
+  };
+  std::vector<Death> deaths;
   bool has_retry_grant = false;  // this round of retries is within the budget
   bool is_paused = false;
   std::string last_replica;

@@ -245,6 +245,7 @@ void Dispatcher::OnWaitTimer(uint64_t id) {
     return Fail(call, NoReadyReplicaError());
   }
   if (call->phase == CallPhase::kQueued) return ArmWait(*call, options_.no_replica_wait_ms);
+  if (IsSuspect(*call)) return FailAsPoison(call);
   // One that the retry budget holds back has not been looked for a place yet.
   if (!call->has_retry_grant) return ArmWait(*call, options_.failover_wait_ms);
   // Running, but its parts found no place for the whole wait.

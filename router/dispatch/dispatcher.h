@@ -165,6 +165,11 @@ class Dispatcher final : public Service, private FleetListener {
                      const std::string& wire_id,
                      const v1::SequenceResult& result);
   void Requeue(const CallPtr& call, const PendingPart& part, int32_t replica, const char* reason);
+  // It is not sent anywhere while so many replicas may have died of it.
+  bool IsSuspect(const CallState& call) const {
+    return static_cast<int32_t>(call.deaths.size()) >= options_.max_deaths;
+  }
+  void FailAsPoison(const CallPtr& call);
   void OnReplicaDown(const Replica& replica, bool is_lost, const absl::Status& why) override;
   void OnLoad(const Replica& replica) override;
 

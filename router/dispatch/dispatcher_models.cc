@@ -34,6 +34,12 @@ void Widen(const v1::WorkerHello& hello, Model& model) {
 }  // namespace
 
 void Dispatcher::OnReplicaUp(const Replica& replica) {
+  // The same incarnation: it was cut off or frozen, and no request has killed it.
+  for (const auto& [id, call] : calls_) {
+    std::erase_if(call->deaths, [&replica](const CallState::Death& death) {
+      return death.replica == replica.key && death.epoch == replica.hello.epoch();
+    });
+  }
   const std::string digest = replica.hello.tokenizer_digest();
   if (texts_[digest].text == nullptr) return BuildText(digest);
   PublishModels();

@@ -38,6 +38,10 @@ void Dispatcher::DispatchReplays() {
   for (const uint64_t id : waiting) {
     const CallPtr call = Find(id);
     if (call == nullptr || call->pending.empty()) continue;
+    if (IsSuspect(*call)) {
+      replays_.push_back(id);
+      continue;
+    }
     if (!call->has_retry_grant && !retry_budget_.Take(loop_->clock().NowNs())) {
       is_held_back = true;
       replays_.push_back(id);

@@ -170,6 +170,19 @@ void Dispatcher::Requeue(const CallPtr& call,
   }
 }
 
+void Dispatcher::FailAsPoison(const CallPtr& call) {
+  spdlog::error("request {} was running when {} replicas died{}",
+                call->request_id,
+                call->deaths.size(),
+                TraceNote(call->request.traceparent));
+  quarantine_.Add(Quarantine::Fingerprint(call->model->info.id(),
+                                          call->request.tenant,
+                                          call->prepared.request.sampling.SerializeAsString(),
+                                          call->prepared.prompt_ids),
+                  loop_->clock().NowNs());
+  Fail(call, PoisonError());
+}
+
 void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl::Status& why) {
   PublishModels();
   if (!is_lost) return;
@@ -191,17 +204,16 @@ void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl:
   for (const std::string& wire_id : wire_ids) DropPart(wire_id, /*cancel=*/false);
   for (const auto& [id, what] : hit) {
     const CallPtr call = Find(id);
-    if (what.is_suspect && ++call->deaths >= options_.max_deaths) {
-      spdlog::error("request {} was running when {} replicas died{}",
-                    call->request_id,
-                    call->deaths,
-                    TraceNote(call->request.traceparent));
-      quarantine_.Add(Quarantine::Fingerprint(call->model->info.id(),
-                                              call->request.tenant,
-                                              call->prepared.request.sampling.SerializeAsString(),
-                                              call->prepared.prompt_ids),
-                      loop_->clock().NowNs());
-      Fail(call, PoisonError());
+    if (what.is_suspect) {
+      call->deaths.push_back({.replica = replica.key,
+                              .epoch = replica.hello.epoch(),
+                              .is_silence = why.code() == absl::StatusCode::kDeadlineExceeded});
+    }
+    // With a silence among them it waits whether that replica comes back (OnWaitTimer).
+    if (IsSuspect(*call) && std::none_of(call->deaths.begin(),
+                                         call->deaths.end(),
+                                         [](const auto& death) { return death.is_silence; })) {
+      FailAsPoison(call);
       continue;
     }
     for (const PendingPart& range : what.ranges) {

@@ -83,6 +83,7 @@ def test_no_file_descriptors_left(site):
     site.stop()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not FAKETIME, reason="needs the Debian package libfaketime")
 def test_the_clock_jumps(site, tmp_path):
     """Leases, deadlines and rates go by a clock that nobody sets."""

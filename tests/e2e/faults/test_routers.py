@@ -71,6 +71,7 @@ def test_one_is_frozen(pair):
     site.stop()
 
 
+@pytest.mark.long
 def test_they_share_fairly(site):
     """One that has filled the worker and has more to send leaves the other its share."""
     site.add_worker("--max-num-seqs", 8, "--max-num-batched-tokens", 256)

@@ -287,6 +287,89 @@ TEST_F(FailoverTest, AFrozenReplicaThatNeverTookTheRequestMakesNoPoison) {
   EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 20));
 }
 
+TEST_F(FailoverTest, AReplicaThatComesBackAliveWasNotKilled) {
+  StartTwo();
+  const StartedCall call = StartCall("hello", 40);
+  for (int silences = 0; silences < 2; ++silences) {
+    Step(3);
+    FakeWorker& busy = Busy();
+    busy.SetHung(true);
+    Pass(2'100);
+    busy.SetHung(false);
+    Pass(1'000);  // attaches again, with the epoch that it had
+    ASSERT_FALSE(call.sink->over()) << call.sink->error_code();
+  }
+  Step(3);
+  Busy().Kill();
+  loop_.RunReady();
+  EXPECT_EQ(call.sink->error_code(), "replica_lost");  // the attempts are spent all the same
+}
+
+TEST_F(FailoverTest, AfterTwoSilencesItWaitsForOneToComeBack) {
+  AddWorker("a");
+  AddWorker("b");
+  AddWorker("c");
+  StartDispatcher();
+  const StartedCall call = StartCall("hello", 20);
+  std::vector<FakeWorker*> silent;
+  for (int silences = 0; silences < 2; ++silences) {
+    Step(3);
+    for (auto& [address, worker] : workers_) {
+      if (worker->running() == 0) continue;
+      silent.push_back(worker.get());
+      worker->SetHung(true);
+      break;
+    }
+    Pass(2'100);
+  }
+  const StartedCall same = StartCall("hello", 20);  // nobody is sure that it is poison
+  Pass(5'000);
+  ASSERT_FALSE(call.sink->over()) << call.sink->error_code();
+  EXPECT_FALSE(same.sink->over()) << same.sink->error_code();
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 6));
+  silent[0]->SetHung(false);
+  Pass(6'000);
+  Step(20);
+  ASSERT_TRUE(call.sink->done()) << call.sink->error_code();
+  EXPECT_EQ(call.sink->text(), FakeAnswer("hello", 7, 0, 20));
+}
+
+TEST_F(FailoverTest, AfterTwoSilencesOfWhichNoneComesBackItIsPoison) {
+  AddWorker("a");
+  AddWorker("b");
+  AddWorker("c");
+  StartDispatcher();
+  const StartedCall call = StartCall("hello", 20);
+  for (int silences = 0; silences < 2; ++silences) {
+    Step(3);
+    for (auto& [address, worker] : workers_) {
+      if (worker->running() == 0) continue;
+      worker->SetHung(true);
+      break;
+    }
+    Pass(2'100);
+  }
+  Pass(15'000);
+  EXPECT_EQ(call.sink->error_code(), "poison_suspected");
+  EXPECT_EQ(StartCall("hello", 20).sink->error_code(), "poison_suspected");
+  size_t submits = 0;
+  for (auto& [address, worker] : workers_) submits += worker->submits().size();
+  EXPECT_EQ(submits, 2U);
+}
+
+TEST_F(FailoverTest, AReplicaThatComesBackAsAnotherHasDied) {
+  StartTwo();
+  const StartedCall call = StartCall("hello", 40);
+  for (int deaths = 0; deaths < 2; ++deaths) {
+    Step(3);
+    FakeWorker& busy = Busy();
+    busy.Kill();
+    busy.Restart();
+    Pass(1'000);
+  }
+  EXPECT_EQ(call.sink->error_code(), "poison_suspected");
+}
+
 TEST_F(FailoverTest, AcceptancesOfAnotherAttemptOrReplicaCountForNothing) {
   StartTwo();
   const StartedCall call = StartCall("hello", 20);
