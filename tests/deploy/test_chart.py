@@ -140,6 +140,16 @@ def test_an_upgrade_changes_no_field_that_may_not_change(update_golden):
     assert {key.split(": ")[1].split("/")[0] for key in now} == set(IMMUTABLE)
 
 
+def test_a_package_renders_what_the_folder_does(tmp_path):
+    helm.package(chart.CHART, destination=str(tmp_path))
+    (package,) = tmp_path.iterdir()
+    values = {key: value for key, value in chart.value_sets()["everything"].items()
+              if key not in ("auth", "admin")}  # keys are random
+    with helm.Chart.load(str(package)) as packed:
+        rendered = packed.render(values, name=chart.RELEASE, namespace=chart.NAMESPACE)
+    assert rendered == chart.files(values)
+
+
 def test_versions_are_those_of_the_binary():
     with open(os.path.join(chart.ROOT, "cli", "version.h"), encoding="utf-8") as f:
         version = re.search(r'kVersion\[\] = "([^"]+)"', f.read())[1]
