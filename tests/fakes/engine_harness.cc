@@ -90,9 +90,8 @@ EngineHarness::EngineHarness(const Options& options)
     ranks_.emplace_back([this, options, rank, ranks = *ranks] {
       const auto group = JoinLocalRanks(ranks, rank);
       PACELINE_CHECK(group.ok(), std::string(group.status().message()));
-      ModelShard::Options shard_options = ShardOptions(options);
+      ModelShard::Options shard_options = ShardOptions(options, group->get());
       shard_options.trace = nullptr;
-      shard_options.group = group->get();
       const absl::Status status = RunRank(*file_, config_, shard_options);
       PACELINE_CHECK(status.ok(), std::string(status.message()));
     });
@@ -101,7 +100,9 @@ EngineHarness::EngineHarness(const Options& options)
   PACELINE_CHECK(group.ok(), std::string(group.status().message()));
   group_ = *std::move(group);
   auto runner = ModelRunner::Create(
-      *file_, config_, {.shard = ShardOptions(options), .eos_token_ids = {model::kTinyImEnd}});
+      *file_,
+      config_,
+      {.shard = ShardOptions(options, group_.get()), .eos_token_ids = {model::kTinyImEnd}});
   PACELINE_CHECK(runner.ok(), std::string(runner.status().message()));
   auto engine =
       Engine::Create({.scheduler = {.max_num_seqs = options.max_num_seqs,
@@ -126,7 +127,7 @@ EngineHarness::~EngineHarness() {
   for (std::thread& rank : ranks_) rank.join();
 }
 
-ModelShard::Options EngineHarness::ShardOptions(const Options& options) const {
+ModelShard::Options EngineHarness::ShardOptions(const Options& options, RankGroup* group) const {
   return {
       .compute = options.compute,
       .kv_dtype = options.kv_dtype,
@@ -136,7 +137,7 @@ ModelShard::Options EngineHarness::ShardOptions(const Options& options) const {
       .max_model_len = config_.max_context,
       .kv_cache_bytes = options.num_blocks * ModelShard::KvBytesPerBlock(config_, options.kv_dtype),
       .trace = options.trace,
-      .group = group_.get(),
+      .group = group,
       .progress = nullptr};
 }
 

@@ -88,7 +88,7 @@ class EngineHarness final {
  private:
   class Sink;
 
-  ModelShard::Options ShardOptions(const Options& options) const;
+  ModelShard::Options ShardOptions(const Options& options, RankGroup* group) const;
 
   std::string model_bytes_;
   std::unique_ptr<model::GgufFile> file_;
