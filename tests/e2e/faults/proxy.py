@@ -71,14 +71,15 @@ class Proxy:
             pass
 
     def _damaged(self, data):
-        """Changes one bit of the last byte of the first whole DATA frame in `data` that holds some
-        more than a heartbeat."""
+        """Changes one bit in the middle of the first message in `data` that has a DATA frame to itself
+        and is longer than a heartbeat: HTTP/2 and gRPC have nothing to say against it."""
         at = 0
         while at + 9 <= len(data):
             length = int.from_bytes(data[at:at + 3], "big")
             if at + 9 + length > len(data):
                 break
-            if data[at + 3] == 0 and length > 60:
+            if (data[at + 3] == 0 and length > 60 and
+                    data[at + 9:at + 14] == bytes([0]) + (length - 5).to_bytes(4, "big")):
                 self._damage -= 1
                 middle = at + 9 + length // 2
                 return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]

@@ -74,7 +74,8 @@ def test_all_workers_killed(site):
 
 
 @pytest.mark.parametrize("rank, how", [
-    (0, signal.SIGKILL), (1, signal.SIGKILL),
+    (1, signal.SIGKILL),
+    pytest.param(0, signal.SIGKILL, marks=pytest.mark.long),
     pytest.param(0, signal.SIGSTOP, marks=pytest.mark.long),
     pytest.param(1, signal.SIGSTOP, marks=pytest.mark.long)])
 def test_a_rank_of_a_group(site, rank, how):

@@ -73,7 +73,8 @@ def test_changed_bytes(proxied):
         eventually(lambda: proxy.is_damage_done, 30, "a frame was damaged")
         wait_for_end(hit)
         site.wait_until_ready()
-    site.routers[0].wait_for_line("lost replica .* a frame was damaged on its way")
+    # By its checksum; or, if the bit made it no message at all, by the silence that gRPC then keeps.
+    site.routers[0].wait_for_line("lost replica")
     site.check_whole(load, 2)
 
 
