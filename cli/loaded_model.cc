@@ -107,6 +107,20 @@ kernels::DType KvDtypeOf(const EngineOptions& options) {
                                                                   : kernels::DType::kF16;
 }
 
+worker::TensorMode TensorModeOf(const EngineOptions& options) {
+  return options.tensor_parallel_mode == "fast" ? worker::TensorMode::kFast
+                                                : worker::TensorMode::kExact;
+}
+
+std::string NumericsOf(std::string_view model_digest, const EngineOptions& options) {
+  const bool sums = TensorModeOf(options) == worker::TensorMode::kFast;
+  return worker::Numerics(model_digest,
+                          kVersion,
+                          ComputeTypeOf(options),
+                          KvDtypeOf(options),
+                          sums ? options.tensor_parallel_size : 1);
+}
+
 int32_t ThreadsPerRank(const EngineOptions& options) {
   if (options.threads > 0) return options.threads;
   const int32_t ranks = options.tensor_parallel_size * options.pipeline_parallel_size;
@@ -204,6 +218,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
       *config,
       {.shard = {.compute = compute,
                  .kv_dtype = kv_dtype,
+                 .tensor_mode = TensorModeOf(options),
                  .num_threads = loaded->num_threads_,
                  .pin_threads = options.replicas_on_host * num_ranks == 1,
                  .max_batch_tokens = options.max_num_batched_tokens,
@@ -241,7 +256,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   hello.set_protocol(worker::kAttachProtocol);
   hello.set_model_id(name);
   hello.set_model_digest(digest);
-  hello.set_numerics(worker::Numerics(digest, kVersion, compute, kv_dtype));
+  hello.set_numerics(NumericsOf(digest, options));
   hello.set_tokenizer_digest(loaded->tokenizer_.digest());
   hello.set_block_size(kernels::kKvBlockSize);
   hello.set_num_blocks(num_blocks);

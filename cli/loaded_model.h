@@ -62,9 +62,12 @@ std::string ModelNameFromPath(const std::string& path);
 // As --threads says, or this rank's share of the cores.
 int32_t ThreadsPerRank(const EngineOptions& options);
 
-// What --compute-dtype and --kv-cache-dtype say.
+// What --compute-dtype, --kv-cache-dtype and --tensor-parallel-mode say.
 kernels::ComputeType ComputeTypeOf(const EngineOptions& options);
 kernels::DType KvDtypeOf(const EngineOptions& options);
+worker::TensorMode TensorModeOf(const EngineOptions& options);
+// The name of everything that these decide about an answer's bits.
+std::string NumericsOf(std::string_view model_digest, const EngineOptions& options);
 
 // Refuses no path, hf:// and directories. InvalidArgument.
 absl::Status CheckModelPath(const std::string& path);

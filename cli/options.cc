@@ -130,6 +130,11 @@ void AddEngineOptions(CLI::App& app, EngineOptions& options) {
       "File for a trace of engine steps and their phases, for Perfetto; default: none");
   Add(app, "tensor-parallel-size", options.tensor_parallel_size, "Ranks per stage (also -tp)")
       ->check(CLI::Range(1, 64));
+  Add(app,
+      "tensor-parallel-mode",
+      options.tensor_parallel_mode,
+      "exact: the bits of one rank; fast: half the exchanges, bits of its own")
+      ->check(CLI::IsMember({"exact", "fast"}));
   Add(app, "pipeline-parallel-size", options.pipeline_parallel_size, "Stages (also -pp)")
       ->check(CLI::Range(1, 64));
 }

@@ -31,6 +31,7 @@ struct EngineOptions {
   int32_t block_size = 32;
   bool enable_prefix_caching = true;
   int32_t tensor_parallel_size = 1;
+  std::string tensor_parallel_mode = "exact";  // exact, fast
   int32_t pipeline_parallel_size = 1;
   std::string step_trace;        // file for the trace of engine steps; empty: none
   int32_t replicas_on_host = 1;  // shares memory and cores with so many others

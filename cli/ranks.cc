@@ -122,8 +122,7 @@ absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions
   RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
   ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
   // Ranks that would compute other bits, or another share, are not of this group.
-  const std::string numerics =
-      worker::Numerics(model.file->Digest(), kVersion, ComputeTypeOf(engine), KvDtypeOf(engine));
+  const std::string numerics = NumericsOf(model.file->Digest(), engine);
   auto group = worker::JoinRanksOfNodes(
       ranks,
       options.rank,
@@ -135,7 +134,7 @@ absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(group.status().message()),
                      ": give every node the same model file, release, --compute-dtype, "
-                     "--kv-cache-dtype, "
+                     "--kv-cache-dtype, --tensor-parallel-mode, "
                      "--tensor-parallel-size and --pipeline-parallel-size (this one: ",
                      numerics,
                      ")"));
@@ -164,6 +163,7 @@ absl::Status RunOtherRank(const WorkerOptions& options, worker::RankGroup& group
                          model.config,
                          {.compute = ComputeTypeOf(engine),
                           .kv_dtype = KvDtypeOf(engine),
+                          .tensor_mode = TensorModeOf(engine),
                           .num_threads = num_threads,
                           .pin_threads = false,
                           .trace = trace.get(),

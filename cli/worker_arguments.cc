@@ -33,6 +33,8 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
       absl::StrCat(engine.max_num_seqs),
       "--max-num-batched-tokens",
       absl::StrCat(engine.max_num_batched_tokens),
+      "--tensor-parallel-mode",
+      engine.tensor_parallel_mode,
       "--tensor-parallel-size",
       absl::StrCat(engine.tensor_parallel_size),
       "--pipeline-parallel-size",

@@ -15,6 +15,7 @@ import time
 from http_load import ROOT, Server, free_port, make_prompts, measure
 
 LAYOUTS = {"1 rank": ("--threads", 1), "2 threads": ("--threads", 2), "-tp 2": ("-tp", 2, "--threads", 1),
+           "-tp 2 fast": ("-tp", 2, "--tensor-parallel-mode", "fast", "--threads", 1),
            "-pp 2": ("-pp", 2, "--threads", 1), "2 replicas": ("--replicas", 2, "--threads", 1)}
 
 

@@ -78,6 +78,7 @@ class TestUsage:
         (["serve", MODEL, "--kv-cache-memory", "lots"], ["--kv-cache-memory"]),
         (["serve", MODEL, "--compute-dtype", "float8"], ["--compute-dtype"]),
         (["serve", MODEL, "--kv-cache-dtype", "int4"], ["--kv-cache-dtype"]),
+        (["serve", MODEL, "--tensor-parallel-mode", "sloppy"], ["--tensor-parallel-mode"]),
         (["serve", MODEL, "--log-level", "loud"], ["--log-level"]),
         (["serve", MODEL, "--balance", "luck"], ["--balance"]),
         (["serve", MODEL, "-tp", "10"], ["--tensor-parallel-size", "heads"]),

@@ -131,6 +131,7 @@ ModelShard::Options EngineHarness::ShardOptions(const Options& options, RankGrou
   return {
       .compute = options.compute,
       .kv_dtype = options.kv_dtype,
+      .tensor_mode = options.tensor_mode,
       .num_threads = options.num_threads,
       .pin_threads = false,
       .max_batch_tokens = options.max_num_batched_tokens,

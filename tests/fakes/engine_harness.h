@@ -55,6 +55,7 @@ class EngineHarness final {
     StepTrace* trace = nullptr;
     // More than one rank: a thread each.
     int32_t tensor_size = 1;
+    TensorMode tensor_mode = TensorMode::kExact;
     int32_t num_stages = 1;
   };
 

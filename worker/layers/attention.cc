@@ -27,12 +27,15 @@ absl::StatusOr<Attention> Attention::Load(WeightLoader& loader,
                     TensorRows(absl::StrCat(prefix, ".attn_k"), kv, kv + attention.kv_size()),
                     TensorRows(absl::StrCat(prefix, ".attn_v"), kv, kv + attention.kv_size())},
                    compute));
-  ASSIGN_OR_RETURN(attention.output_,
-                   Linear::Load(loader,
-                                {TensorRows(absl::StrCat(prefix, ".attn_output"),
-                                            sizes.hidden.begin(),
-                                            sizes.hidden.end())},
-                                compute));
+  TensorRows output(absl::StrCat(prefix, ".attn_output"));
+  if (sizes.mode == TensorMode::kFast) {
+    output.first_column = sizes.query.begin();
+    output.end_column = sizes.query.end();
+  } else {
+    output.begin = sizes.hidden.begin();
+    output.end = sizes.hidden.end();
+  }
+  ASSIGN_OR_RETURN(attention.output_, Linear::Load(loader, {output}, compute));
   return attention;
 }
 
@@ -72,6 +75,7 @@ absl::Status Attention::Attend(const ForwardContext& context,
                                           1.0F / std::sqrt(static_cast<float>(sizes_.head_dim)),
                                           context.attention_workspace,
                                           OwnColumns(output, sizes_.query)));
+  if (sizes_.mode == TensorMode::kFast) return absl::OkStatus();
   return GatherColumns(context.tensor_group, sizes_.query, output);
 }
 
@@ -81,9 +85,14 @@ absl::Status Attention::Output(const ForwardContext& context,
                                kernels::Activations& projected,
                                const kernels::MutableMatrix& hidden) const {
   const int64_t count = rows.end - rows.begin;
-  RETURN_IF_ERROR(
-      kernels::QuantizeActivations(context.pool, output.Rows(rows.begin, count), projected));
+  const kernels::MutableMatrix part = output.Rows(rows.begin, count);
   const kernels::MutableMatrix sum = hidden.Rows(rows.begin, count);
+  if (sizes_.mode == TensorMode::kFast) {
+    RETURN_IF_ERROR(
+        kernels::QuantizeActivations(context.pool, OwnColumns(part, sizes_.query), projected));
+    return output_.ForwardSum(context, projected, sizes_.query.begin() == 0, sum);
+  }
+  RETURN_IF_ERROR(kernels::QuantizeActivations(context.pool, part, projected));
   RETURN_IF_ERROR(
       output_.Forward(context, projected, /*accumulate=*/true, OwnColumns(sum, sizes_.hidden)));
   return GatherColumns(context.tensor_group, sizes_.hidden, sum);

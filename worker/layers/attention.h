@@ -24,6 +24,7 @@ struct AttentionSizes {
   int32_t head_dim = 0;
   Shares query = Shares::Whole(0);   // columns of what attention gives, of all ranks
   Shares hidden = Shares::Whole(0);  // outputs of the output projection
+  TensorMode mode = TensorMode::kExact;
   kernels::RopeStyle rope_style = kernels::RopeStyle::kInterleaved;
 };
 
@@ -50,7 +51,7 @@ class Attention {
                        const kernels::Activations& x,             // [rows, hidden], normalised
                        const kernels::MutableMatrix& qkv) const;  // [m, qkv_size()] f32, scratch
 
-  // output = softmax(q k^T) v for every row, gathered from all ranks.
+  // output = softmax(q k^T) v for every row, gathered from all ranks where the mode is exact.
   absl::Status Attend(const ForwardContext& context,
                       const ForwardInput& input,
                       int32_t layer,

@@ -30,16 +30,24 @@ absl::StatusOr<GatedMlp> GatedMlp::Load(WeightLoader& loader,
                                         const std::string& prefix,
                                         const Shares& inner,
                                         const Shares& hidden,
+                                        TensorMode mode,
                                         kernels::ComputeType compute) {
   GatedMlp mlp;
+  mlp.mode_ = mode;
   mlp.inner_shares_ = inner;
   mlp.hidden_shares_ = hidden;
   const auto rows_of = [](const std::string& name, const Shares& shares) {
     return TensorRows(name, shares.begin(), shares.end());
   };
-  ASSIGN_OR_RETURN(
-      mlp.down_,
-      Linear::Load(loader, {rows_of(absl::StrCat(prefix, ".ffn_down"), hidden)}, compute));
+  TensorRows down(absl::StrCat(prefix, ".ffn_down"));
+  if (mode == TensorMode::kFast) {
+    down.first_column = inner.begin();
+    down.end_column = inner.end();
+  } else {
+    down.begin = hidden.begin();
+    down.end = hidden.end();
+  }
+  ASSIGN_OR_RETURN(mlp.down_, Linear::Load(loader, {down}, compute));
   const std::string gate = absl::StrCat(prefix, ".ffn_gate");
   const std::string up = absl::StrCat(prefix, ".ffn_up");
   if (mlp.inner_form() == kernels::ActivationForm::kInt8 && CanFuse(loader, gate, up, compute)) {
@@ -69,6 +77,9 @@ absl::Status GatedMlp::Forward(const ForwardContext& context,
                                      scratch.gate_up.Columns(0, inner),
                                      scratch.gate_up.Columns(inner, inner),
                                      own));
+  }
+  if (mode_ == TensorMode::kFast) {
+    return down_.ForwardSum(context, own, inner_shares_.begin() == 0, hidden);
   }
   if (comm != nullptr) RETURN_IF_ERROR(GatherColumns(comm, inner_shares_, own, scratch.inner));
   RETURN_IF_ERROR(down_.Forward(

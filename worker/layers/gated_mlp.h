@@ -26,6 +26,7 @@ class GatedMlp {
                                        const std::string& prefix,
                                        const Shares& inner,   // outputs of gate and up
                                        const Shares& hidden,  // outputs of down
+                                       TensorMode mode,
                                        kernels::ComputeType compute);
 
   kernels::ActivationForm input_form() const {
@@ -42,6 +43,7 @@ class GatedMlp {
  private:
   Shares inner_shares_ = Shares::Whole(0);
   Shares hidden_shares_ = Shares::Whole(0);
+  TensorMode mode_ = TensorMode::kExact;
   std::optional<kernels::PackedMatrix> fused_;  // gate and up by turns, when they allow it
   Linear gate_up_;                              // else
   Linear down_;

@@ -41,11 +41,11 @@ absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
     }
   }
   int64_t row = 0;
-  for (const auto& [name, begin, rows_end] : layers) {
+  for (const auto& [name, begin, rows_end, first_column, end_column] : layers) {
     const std::string bias_name = absl::StrCat(name, ".bias");
     ASSIGN_OR_RETURN(const int64_t rows, loader.Rows(absl::StrCat(name, ".weight")));
     const int64_t end = rows_end < 0 ? rows : rows_end;
-    if (loader.Has(bias_name)) {
+    if (loader.Has(bias_name) && first_column == 0) {
       ASSIGN_OR_RETURN(const std::vector<float> bias, loader.Vector(bias_name));
       if (static_cast<int64_t>(bias.size()) != rows) {
         return absl::InvalidArgumentError(
@@ -72,6 +72,14 @@ absl::Status Linear::Forward(const ForwardContext& context,
     first += part.n();
   }
   return absl::OkStatus();
+}
+
+absl::Status Linear::ForwardSum(const ForwardContext& context,
+                                const kernels::Activations& x,
+                                bool first,
+                                const kernels::MutableMatrix& y) const {
+  RETURN_IF_ERROR(Forward(context, x, /*accumulate=*/first, y));
+  return context.tensor_group->AllReduceSum(absl::MakeSpan(y.data, y.rows * y.cols));
 }
 
 }  // namespace paceline::worker

@@ -20,7 +20,8 @@ namespace paceline::worker {
 
 class Linear {
  public:
-  // Loads these rows of "<name>.weight" of each and, where the file has one, of "<name>.bias".
+  // Loads these rows (and columns) of "<name>.weight" of each and, where the file has one, of
+  // "<name>.bias"; of parts that are cut by columns and added up, the first one has it.
   static absl::StatusOr<Linear> Load(WeightLoader& loader,
                                      absl::Span<const TensorRows> layers,
                                      kernels::ComputeType compute);
@@ -32,6 +33,14 @@ class Linear {
   // The table behind a layer of one tensor: an output head may serve as embedding. REQUIRES: one
   // name.
   const kernels::PackedMatrix& matrix() const { return parts_[0]; }
+
+  // y += the sum over the tensor group of x W^T + b, each rank having its own columns of W: `first`
+  // adds what there was, and y becomes the sum on all. `y` is the same on all before.
+  absl::Status ForwardSum(
+      const ForwardContext& context,
+      const kernels::Activations& x,
+      bool first,                              // rank 0
+      const kernels::MutableMatrix& y) const;  // [m, output_size], adjacent rows
 
   // y (+)= x W^T + b.
   absl::Status Forward(const ForwardContext& context,

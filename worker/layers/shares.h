@@ -16,6 +16,12 @@
 namespace paceline::worker {
 
 // Adjacent ranges of [0, total()), one a rank.
+// How the ranks of a tensor-parallel group share the projections back to the hidden states.
+enum class TensorMode {
+  kExact,  // by outputs, gathered: the bits of one rank
+  kFast,   // by inputs, added up in order of rank: half the exchanges, bits of its own
+};
+
 class Shares {
  public:
   // All of it is this one rank's.

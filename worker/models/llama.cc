@@ -173,6 +173,7 @@ absl::Status Llama::LoadWeights(WeightLoader& loader) {
   }
   AttentionSizes sizes = partition_.attention;
   sizes.rope_style = kernels::RopeStyle::kInterleaved;
+  if (place.tensor_size > 1) sizes.mode = options_.tensor_mode;
   const int64_t num_layers = partition_.layers.end - partition_.layers.begin;
   layers_.reserve(num_layers);
   for (int64_t i = 0; i < num_layers; ++i) {
@@ -185,7 +186,8 @@ absl::Status Llama::LoadWeights(WeightLoader& loader) {
     ASSIGN_OR_RETURN(layer.mlp_norm, loader.Vector(absl::StrCat(prefix, ".ffn_norm.weight")));
     ASSIGN_OR_RETURN(
         layer.mlp,
-        GatedMlp::Load(loader, prefix, partition_.inner, partition_.hidden, options_.compute));
+        GatedMlp::Load(
+            loader, prefix, partition_.inner, partition_.hidden, sizes.mode, options_.compute));
   }
   weight_bytes_ = loader.packed_bytes();
   return absl::OkStatus();

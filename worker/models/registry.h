@@ -22,6 +22,7 @@ struct ModelOptions {
   int32_t max_logit_rows = 0;    // rows of one ComputeLogits at most
   int32_t max_positions = 0;     // tokens of one sequence at most
   RankPlace place;
+  TensorMode tensor_mode = TensorMode::kExact;
 };
 
 // Loads `file`'s weights as its architecture says. InvalidArgument names what is wrong with the

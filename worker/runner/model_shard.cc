@@ -50,7 +50,8 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
                               .max_batch_tokens = options.max_batch_tokens,
                               .max_logit_rows = kLogitsRows,
                               .max_positions = options.max_model_len,
-                              .place = shard->place()},
+                              .place = shard->place(),
+                              .tensor_mode = options.tensor_mode},
                              loader));
   file.GiveBackPages();
 

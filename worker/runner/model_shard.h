@@ -32,6 +32,7 @@ class ModelShard {
   struct Options {
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
     kernels::DType kv_dtype = kernels::DType::kF16;
+    TensorMode tensor_mode = TensorMode::kExact;
     int32_t num_threads = 1;
     bool pin_threads = true;
     int32_t max_batch_tokens = 0;

@@ -9,7 +9,8 @@ namespace paceline::worker {
 std::string Numerics(std::string_view model_digest,
                      std::string_view release,
                      kernels::ComputeType compute,
-                     kernels::DType kv_dtype) {
+                     kernels::DType kv_dtype,
+                     int32_t num_summing_ranks) {
   // The C library has variants of its functions for processors with fused multiply-add.
   const bool has_fma = __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
   const absl::string_view isa = kernels::CpuIsaNumerics(kernels::ActiveCpuIsa());
@@ -18,6 +19,7 @@ std::string Numerics(std::string_view model_digest,
   text.append(" ").append(isa.data(), isa.size());
   text.append(compute == kernels::ComputeType::kInt8 ? " int8" : " float32");
   text.append(" kv-").append(KvDtypeName(kv_dtype));
+  if (num_summing_ranks > 1) text.append(" sums-").append(std::to_string(num_summing_ranks));
   text.append(" glibc-").append(gnu_get_libc_version()).append(has_fma ? "-fma" : "");
   return text;
 }

@@ -11,13 +11,17 @@
 
 namespace paceline::worker {
 
+// `num_summing_ranks`: tensor ranks whose partial results are added up (TensorMode::kFast), 1 where
+// the number of ranks does not show.
+//
 // Replicas with equal texts continue each other's answers bit for bit: same model file, same
 // release, same types of activations and KV cache, kernels of the same bits (as active now), and a
 // C library whose exp and log are the same. It cannot tell two builds of one release apart.
 std::string Numerics(std::string_view model_digest,
                      std::string_view release,
                      kernels::ComputeType compute,
-                     kernels::DType kv_dtype);
+                     kernels::DType kv_dtype,
+                     int32_t num_summing_ranks = 1);
 
 // "f16", "int8" or "f32".
 std::string_view KvDtypeName(kernels::DType kv_dtype);

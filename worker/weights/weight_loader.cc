@@ -88,9 +88,11 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const Tens
   int64_t bytes = 0;
   model::TensorType type{};
   kernels::WeightFormat format{};
-  for (const auto& [name, begin, rows_end] : tensors) {
+  for (const auto& [name, begin, rows_end, first_column, columns_end] : tensors) {
     ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
-    if (tensor->shape.size() != 2 || (k != 0 && tensor->shape[0] != k)) {
+    const int64_t columns = tensor->shape.empty() ? 0 : tensor->shape[0];
+    const int64_t end_column = columns_end < 0 ? columns : columns_end;
+    if (tensor->shape.size() != 2 || (k != 0 && end_column - first_column != k)) {
       return absl::InvalidArgumentError(
           absl::StrCat("gguf: tensor '", name, "' is not a matrix of the expected width"));
     }
@@ -98,7 +100,7 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const Tens
       return absl::InvalidArgumentError(
           absl::StrCat("gguf: tensor '", name, "' differs in type from the one it is packed with"));
     }
-    k = tensor->shape[0];
+    k = end_column - first_column;
     type = tensor->type;
     format = FormatOf(*tensor);
     const int64_t end = rows_end < 0 ? tensor->shape[1] : rows_end;
@@ -106,16 +108,30 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const Tens
       return absl::InvalidArgumentError(absl::StrCat(
           "gguf: tensor '", name, "' has ", tensor->shape[1], " rows, not ", begin, " to ", end));
     }
-    const int64_t row_bytes = kernels::RowBytes(format, k);
-    bytes += (end - begin) * row_bytes;
-    sources.push_back({.data = tensor->data + begin * row_bytes, .num_rows = end - begin});
+    const int64_t row_bytes = kernels::RowBytes(format, columns);
+    const int64_t skipped = first_column == 0 ? 0 : kernels::RowBytes(format, first_column);
+    const int64_t taken = kernels::RowBytes(format, k);
+    if (taken == 0 || (first_column > 0 && skipped == 0) || end_column > columns) {
+      return absl::InvalidArgumentError(absl::StrCat("gguf: tensor '",
+                                                     name,
+                                                     "': columns ",
+                                                     first_column,
+                                                     " to ",
+                                                     end_column,
+                                                     " are not whole blocks of its ",
+                                                     columns,
+                                                     "; use --tensor-parallel-mode exact"));
+    }
+    bytes += (end - begin) * taken;
+    sources.push_back({.data = tensor->data + begin * row_bytes + skipped,
+                       .num_rows = end - begin,
+                       .row_stride_bytes = taken == row_bytes ? 0 : row_bytes});
   }
   if (turn_rows > 0) {
     const int64_t row_bytes = kernels::RowBytes(format, k);
     ASSIGN_OR_RETURN(sources, ByTurns(tensors, sources, row_bytes, turn_rows));
   }
-  ASSIGN_OR_RETURN(kernels::PackedMatrix packed,
-                   kernels::PackRows(pool_, format, sources, k));
+  ASSIGN_OR_RETURN(kernels::PackedMatrix packed, kernels::PackRows(pool_, format, sources, k));
   Loaded(bytes);
   packed_bytes_ += packed.bytes();
   return packed;

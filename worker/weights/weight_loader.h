@@ -19,7 +19,8 @@
 
 namespace paceline::worker {
 
-// Rows [begin, end) of a tensor; end < 0: to its last one.
+// Rows [begin, end) of a tensor, and of these the columns [first_column, end_column); an end < 0: to
+// the last one.
 struct TensorRows {
   TensorRows(std::string n, int64_t b = 0, int64_t e = -1)  // NOLINT: a name stands for all rows
       : name(std::move(n)), begin(b), end(e) {}
@@ -27,6 +28,8 @@ struct TensorRows {
   std::string name;
   int64_t begin;
   int64_t end;
+  int64_t first_column = 0;
+  int64_t end_column = -1;
 };
 
 class WeightLoader {

@@ -14,6 +14,7 @@ struct Layout {
   int32_t num_stages;
   kernels::ComputeType compute = kernels::ComputeType::kInt8;
   kernels::DType kv_dtype = kernels::DType::kF16;
+  TensorMode mode = TensorMode::kExact;
 };
 
 // Sizes that no number of ranks divides.
@@ -35,6 +36,7 @@ EngineHarness::Options OptionsOf(const Layout& layout) {
           .compute = layout.compute,
           .kv_dtype = layout.kv_dtype,
           .tensor_size = layout.tensor_size,
+          .tensor_mode = layout.mode,
           .num_stages = layout.num_stages};
 }
 
@@ -87,6 +89,47 @@ TEST_P(ParallelTest, EveryLayoutGivesTheBitsOfOneRank) {
 }
 
 constexpr auto kInt8 = kernels::ComputeType::kInt8;
+
+// Its bits are its own: they depend on the number of tensor ranks, and on nothing else.
+TEST(FastTensorModeTest, ALayoutGivesItsBitsAgainAloneAndWithAnyStages) {
+  for (const int32_t ranks : {2, 3, 4}) {
+    SCOPED_TRACE(ranks);
+    const auto layout = [&](int32_t stages) {
+      return Layout{ranks, stages, kInt8, kernels::DType::kF16, TensorMode::kFast};
+    };
+    const std::vector<Answer> expected = RunAll(layout(1));
+    const std::vector<Answer> staged = RunAll(layout(2));
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_TRUE(SameAnswer(staged[i], expected[i])) << i;
+    }
+    for (const size_t i : {0U, 3U}) {
+      EngineHarness alone(OptionsOf(layout(1)));
+      EXPECT_TRUE(SameAnswer(alone.Run(Requests()[i]), expected[i])) << i;
+    }
+  }
+}
+
+TEST(FastTensorModeTest, AnswersAreThoseOfTheExactModeButForRounding) {
+  for (const auto compute : {kInt8, kernels::ComputeType::kFloat32}) {
+    const auto kv = compute == kInt8 ? kernels::DType::kF16 : kernels::DType::kF32;
+    const std::vector<Answer> exact = RunAll({1, 1, compute, kv});
+    const std::vector<Answer> fast = RunAll({3, 1, compute, kv, TensorMode::kFast});
+    int num_other = 0;
+    int num_compared = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      num_other += SameAnswer(fast[i], exact[i]) ? 0 : 1;
+      if (exact[i].logprobs.empty() || fast[i].token_ids[0] != exact[i].token_ids[0]) continue;
+      ++num_compared;
+      // A rounding that goes the other way shows most after int8 took it.
+      EXPECT_NEAR(
+          fast[i].logprobs[0].logprob, exact[i].logprobs[0].logprob, compute == kInt8 ? 0.05 : 1e-3)
+          << i;
+    }
+    EXPECT_GT(num_other, 0);
+    EXPECT_GE(num_compared, 8);
+  }
+}
+
 // Requests of which some are cancelled, paused or out of time while a stage computes them.
 TEST(PipelineTest, DisturbedStepsOfSeveralStagesLeaveTheOthersAsTheyAre) {
   EngineHarness::Options alone = OptionsOf({1, 1});

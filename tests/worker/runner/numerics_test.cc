@@ -26,8 +26,10 @@ TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
       for (const char* release : {"1.0", "1.1"}) {
         for (const auto compute : {ComputeType::kInt8, ComputeType::kFloat32}) {
           for (const auto kv_dtype : {DType::kF16, DType::kI8, DType::kF32}) {
-            seen.insert(Numerics(digest, release, compute, kv_dtype));
-            ++count;
+            for (const int32_t ranks : {1, 2, 3}) {
+              seen.insert(Numerics(digest, release, compute, kv_dtype, ranks));
+              ++count;
+            }
           }
         }
       }
