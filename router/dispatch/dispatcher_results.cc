@@ -124,6 +124,7 @@ void Dispatcher::OnFailedResult(const CallPtr& call, Part& part, const v1::Seque
                result.error_message(),
                TraceNote(call->request.traceparent));
   if (code == absl::StatusCode::kInvalidArgument) return Fail(call, WorkerRefusedError());
+  if (code == absl::StatusCode::kDataLoss) return Fail(call, NumericalError());
   if (!IsRetryable(code)) return Fail(call, WorkerFailedError());
   const int32_t replica = part.replica;
   const std::string wire_id = result.request_id();

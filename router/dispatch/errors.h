@@ -71,6 +71,12 @@ inline ApiError WorkerRefusedError() {
           .message = "The request's parameters leave nothing that could be generated",
           .code = "invalid_request"};
 }
+// The worker's DATA_LOSS: no other replica would compute anything else.
+inline ApiError NumericalError() {
+  return {.status = absl::StatusCode::kInternal,
+          .message = "The model's output held a NaN or an infinity",
+          .code = "numerical"};
+}
 inline ApiError WorkerFailedError() {
   return {.status = absl::StatusCode::kInternal,
           .message = "The replica could not complete the request",

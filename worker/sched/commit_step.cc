@@ -92,7 +92,7 @@ void Scheduler::Advance(Sequence* sequence, const Sampled& sampled, int64_t now_
   if (cancelled || sampled.numeric_error || sampled.no_candidate) {
     absl::Status status;
     if (!cancelled && sampled.numeric_error) {
-      status = absl::InternalError("numerical error in the model's output");
+      status = absl::DataLossError("NaN or infinity in the model's output");
     } else if (!cancelled) {
       status = absl::InvalidArgumentError("the request's own limits leave no token to choose");
     }

@@ -762,6 +762,23 @@ TEST_F(DispatchTest, FlushesThePrefixCachesOfAModel) {
   EXPECT_EQ(flush("three").status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(DispatchTest, ANumericalErrorIsNamedAndNotTriedElsewhere) {
+  FakeWorker& worker = AddWorker("a");
+  FakeWorker& other = AddWorker("b");
+  StartDispatcher();
+  for (FakeWorker* each : {&worker, &other}) {
+    each->SetScript([](const v1::Submit& submit, int32_t) {
+      return FakeWorker::Script{
+          .text = "ab", .finish = v1::FINISH_REASON_ERROR, .error = absl::StatusCode::kDataLoss};
+    });
+  }
+  const StartedCall call = StartCall("hello", 5);
+  Step(3);
+  EXPECT_EQ(call.sink->error_code(), "numerical");
+  EXPECT_EQ(call.sink->error().status, absl::StatusCode::kInternal);
+  EXPECT_EQ(worker.submits().size() + other.submits().size(), 1U);
+}
+
 TEST_F(DispatchTest, ATraceIsPassedOnAndStandsInTheLog) {
   constexpr char kTrace[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   constexpr char kNote[] = " trace_id=0af7651916cd43dd8448eb211c80319c\n";

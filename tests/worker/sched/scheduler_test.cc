@@ -443,7 +443,7 @@ TEST(SchedulerTest, NumericErrorEndsItsSequenceAlone) {
   ASSERT_TRUE(world.Add(Make("bad", 9, 10, 1)).ok());
   world.Drain();
   EXPECT_EQ(world.result("bad").reason, FinishReason::kError);
-  EXPECT_EQ(world.result("bad").code, absl::StatusCode::kInternal);
+  EXPECT_EQ(world.result("bad").code, absl::StatusCode::kDataLoss);
   EXPECT_EQ(world.result("bad").output.size(), 3);
   EXPECT_EQ(world.result("good").reason, FinishReason::kLength);
 }

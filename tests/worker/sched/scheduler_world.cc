@@ -106,7 +106,7 @@ SchedulerWorld::Result SchedulerWorld::Expected(const Request& request,
     const bool bad = Lists(options_.numeric_errors, request, index);
     if (bad || Lists(options_.no_candidates, request, index)) {
       result.reason = FinishReason::kError;
-      result.code = bad ? absl::StatusCode::kInternal : absl::StatusCode::kInvalidArgument;
+      result.code = bad ? absl::StatusCode::kDataLoss : absl::StatusCode::kInvalidArgument;
       break;
     }
     const int32_t token = NextToken(request, choice_index, kv);
