@@ -29,6 +29,8 @@ constexpr int64_t kForgetBackoffMs = 60'000;
 constexpr int64_t kCrashWindowMs = 600'000;
 constexpr size_t kCrashLimit = 5;
 constexpr int64_t kTryAgainMs = 1000;
+constexpr int64_t kBeatMs = 1000;    // twice what lies between two signs of life
+constexpr int64_t kSilentMs = 4000;  // a rank that shows none for so long hangs
 
 std::string Describe(int wait_status) {
   if (WIFSIGNALED(wait_status)) {
@@ -97,6 +99,8 @@ absl::Status ChildProcesses::Spawn(Child& child) {
   if (!launch.ok()) return launch.status();
   child.resources = launch->resources;
   child.first_rank = launch->first_rank;
+  child.beats = launch->beats;
+  child.heard.assign(child.beats == nullptr ? 0 : launch->commands.size(), {});
   child.started_ms = SteadyClock::Get().NowMs();
   for (std::vector<std::string>& arguments : launch->commands) {
     const pid_t pid = StartProcess(arguments, launch->inherited_fds);
@@ -116,6 +120,7 @@ absl::Status ChildProcesses::Tend(int64_t now_ms) {
       if (absl::Status status = Spawn(child); !status.ok()) return status;
       continue;
     }
+    Watch(child, now_ms);
     for (size_t i = 0; i < child.pids.size(); ++i) {
       int wait_status = 0;
       if (waitpid(child.pids[i], &wait_status, WNOHANG) != child.pids[i]) continue;
@@ -127,7 +132,24 @@ absl::Status ChildProcesses::Tend(int64_t now_ms) {
       break;
     }
   }
+  tended_ms_ = now_ms;
   return absl::OkStatus();
+}
+
+void ChildProcesses::Watch(Child& child, int64_t now_ms) {
+  for (size_t i = 0; i < child.heard.size(); ++i) {
+    Heard& heard = child.heard[i];
+    const uint32_t beats = child.beats(i);
+    // What was sent while this process did not run was not heard in time.
+    if (beats != heard.beats || now_ms - tended_ms_ > kBeatMs) heard = {beats, now_ms};
+    if (beats == 0 || now_ms - heard.since_ms < kSilentMs || child.pids[i] <= 0) continue;
+    spdlog::error("rank {} (pid {}) has shown no sign of life for {} s; ending its group",
+                  child.first_rank + i,
+                  child.pids[i],
+                  kSilentMs / 1000);
+    kill(child.pids[i], SIGKILL);
+    heard = {0, now_ms};
+  }
 }
 
 int ChildProcesses::Reap(Child& child, size_t ended, int wait_status) {

@@ -26,6 +26,9 @@ struct Launch {
   std::vector<int> inherited_fds;                  // theirs too, under the same numbers
   std::shared_ptr<void> resources;                 // kept while they run
   int first_rank = 0;                              // number of the first one, for the log
+  // How often process i has shown that it lives; one that did and then does no more is ended. Null:
+  // not watched.
+  std::function<uint32_t(size_t i)> beats;
 };
 
 class ChildProcesses {
@@ -49,11 +52,17 @@ class ChildProcesses {
   void Stop(int64_t grace_ms);
 
  private:
+  struct Heard {
+    uint32_t beats = 0;
+    int64_t since_ms = 0;
+  };
   struct Child {
     std::function<absl::StatusOr<Launch>()> launch;
     std::shared_ptr<void> resources;
     std::vector<pid_t> pids;  // none: not running; -1: that one has ended
     int first_rank = 0;
+    std::function<uint32_t(size_t)> beats;
+    std::vector<Heard> heard;  // of each process that is watched
     int64_t started_ms = 0;
     int64_t restart_at_ms = 0;
     int64_t backoff_ms = 1000;
@@ -61,12 +70,15 @@ class ChildProcesses {
   };
 
   absl::Status Spawn(Child& child);
+  // Ends processes that have fallen silent.
+  void Watch(Child& child, int64_t now_ms);
   // Ends and reaps all processes of a child of which one has ended. Its status: that of the first
   // process that has something to say, not just that another was lost.
   int Reap(Child& child, size_t ended, int wait_status);
   absl::Status OnExit(Child& child, pid_t pid, int wait_status, int64_t now_ms);
 
   std::vector<Child> children_;
+  int64_t tended_ms_ = 0;
 };
 
 // A port of 127.0.0.1 that is free now: `preferred`, or the next free one after it.

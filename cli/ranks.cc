@@ -71,7 +71,11 @@ absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
     rank.rank = ranks.first() + i;
     launch.commands.push_back(WorkerArguments(rank, log));
   }
-  launch.resources = std::make_shared<worker::LocalRanks>(std::move(ranks));
+  const auto kept = std::make_shared<worker::LocalRanks>(std::move(ranks));
+  launch.resources = kept;
+  launch.beats = [kept = kept.get()](size_t i) {
+    return kept->Beats(kept->first() + static_cast<int32_t>(i));
+  };
   return launch;
 }
 

@@ -75,8 +75,9 @@ def test_a_rank_holds_its_part_only():
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_rank_costs_no_stream(pb, undisturbed, rank, how):
-    cluster = Cluster(*OPTIONS, "-tp", 2, replicas=1)
+@pytest.mark.parametrize("layout", ["-tp", "-pp"])
+def test_a_lost_rank_costs_no_stream(pb, undisturbed, layout, rank, how):
+    cluster = Cluster(*OPTIONS, layout, 2, replicas=1)
     try:
         before = ranks_of(cluster)
         streams = start_streams(cluster, pb, LONG)

@@ -41,6 +41,7 @@ struct alignas(64) Seat {
   std::atomic<uint32_t> taken;
   std::atomic<uint32_t> left;
   std::atomic<int32_t> pid;
+  std::atomic<uint32_t> beats;  // counted up by the rank while all is well, for who started it
 };
 
 // Bytes on their way from one rank to another: a ring, with the counts of bytes ever put and taken.

@@ -18,6 +18,22 @@ absl::Span<std::byte> Bytes(const kernels::MutableMatrix& x) {
           static_cast<size_t>(x.rows * x.cols) * sizeof(float)};
 }
 
+// While one exists the rank works, and does not wait for others.
+class AtWork {
+ public:
+  explicit AtWork(Pulse* pulse) : pulse_(pulse) {
+    if (pulse_ != nullptr) pulse_->Working();
+  }
+  ~AtWork() {
+    if (pulse_ != nullptr) pulse_->Waiting();
+  }
+  AtWork(const AtWork&) = delete;
+  AtWork& operator=(const AtWork&) = delete;
+
+ private:
+  Pulse* const pulse_;
+};
+
 absl::Span<std::byte> BytesOf(ShardSetup& setup) {
   return {reinterpret_cast<std::byte*>(&setup), sizeof(setup)};
 }
@@ -111,6 +127,7 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
   }
   {
     const TraceSpan span(track(), "forward", {{"rows", batch.num_rows}});
+    const AtWork at_work(pulse());
     const auto rows = [&](const std::vector<int32_t>& values) {
       return absl::MakeConstSpan(values).subspan(batch.first_row, batch.num_rows);
     };
@@ -122,7 +139,10 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
          .sequences =
              absl::MakeConstSpan(plan.sequences).subspan(batch.first_sequence, batch.num_sequences),
          .kv_cache = kv_cache_,
-         .on_layer = on_layer}));
+         .on_layer = [&] {
+           if (pulse() != nullptr) pulse()->Working();
+           on_layer();
+         }}));
   }
   if (at.is_last_stage()) return absl::OkStatus();
   const TraceSpan span(track(), "send", {{"rows", batch.num_rows}});
@@ -144,11 +164,14 @@ absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
   const absl::Span<std::byte> whole_rows = Bytes(logits.Rows(num_best, count - num_best));
   const TraceSpan span(track(), "logits", {{"rows", count}});
   if (at.is_last_stage()) {
-    RETURN_IF_ERROR(model_->ComputeLogits(
-        context(),
-        absl::MakeConstSpan(plan.logit_rows).subspan(batch.first_logit + first, count),
-        best,
-        logits));
+    {
+      const AtWork at_work(pulse());
+      RETURN_IF_ERROR(model_->ComputeLogits(
+          context(),
+          absl::MakeConstSpan(plan.logit_rows).subspan(batch.first_logit + first, count),
+          best,
+          logits));
+    }
     if (at.num_stages > 1 && at.tensor_rank == 0) {
       const int leader = options_.group->RankOf(0, 0);
       if (num_best > 0) RETURN_IF_ERROR(options_.group->all->Send(best_bytes, leader));

@@ -91,6 +91,7 @@ class ModelShard {
     return options_.group == nullptr ? RankPlace{} : options_.group->place;
   }
   ForwardContext context();
+  Pulse* pulse() const { return options_.group == nullptr ? nullptr : options_.group->pulse.get(); }
 
   const Options options_;
   std::unique_ptr<kernels::ThreadPool> pool_;

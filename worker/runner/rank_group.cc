@@ -95,6 +95,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& rank
   group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
   if (ranks.all == nullptr) return group;
   ASSIGN_OR_RETURN(group->all, JoinShmGroup(ranks.all, rank, {}));
+  group->pulse = std::make_unique<Pulse>(ranks.all->seat(rank).beats);
   const std::shared_ptr<ShmGroup>& stage = ranks.stages[group->place.stage];
   if (stage == nullptr) return group;
   ASSIGN_OR_RETURN(group->tensor, JoinShmGroup(stage, group->place.tensor_rank, {}));

@@ -12,6 +12,7 @@
 #include "worker/comm/shm_group.h"
 #include "worker/comm/tcp_rendezvous.h"
 #include "worker/models/partition.h"
+#include "worker/runner/pulse.h"
 #include "worker/runner/step_plan.h"
 
 namespace paceline::worker {
@@ -29,6 +30,7 @@ struct RankGroup {
   std::unique_ptr<Communicator> all;     // null: one rank alone
   std::unique_ptr<Communicator> tensor;  // of its stage, in tensor-rank order; null: one
   std::vector<Socket> peers;             // across hosts: as TcpReplica says
+  std::unique_ptr<Pulse> pulse;          // null: nobody watches; ends before what it beats in
 
   bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
   // Returns when every rank has called it, without limit; from then on operations have one.
@@ -69,6 +71,10 @@ struct LocalRanks {
 
   int32_t count() const { return sizes.num_ranks() / host.num_nodes; }
   int32_t first() const { return host.node * count(); }
+  // How often a rank has shown that it lives; 0: not yet, or ranks are not watched here.
+  uint32_t Beats(int32_t rank) const {
+    return all == nullptr ? 0 : all->seat(rank).beats.load(std::memory_order_relaxed);
+  }
 
  private:
   bool HasAll() const { return sizes.num_ranks() > 1 && host.num_nodes == 1; }
