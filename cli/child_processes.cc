@@ -32,7 +32,7 @@ constexpr int64_t kTryAgainMs = 1000;
 constexpr int64_t kBeatMs = 1000;    // twice what lies between two signs of life
 constexpr int64_t kSilentMs = 4000;  // a rank that shows none for so long hangs
 
-std::string Describe(int wait_status) {
+std::string Describe(int wait_status, bool ended_by_us = false) {
   if (WIFSIGNALED(wait_status)) {
     const int signal = WTERMSIG(wait_status);
     return absl::StrCat("signal ",
@@ -40,7 +40,7 @@ std::string Describe(int wait_status) {
                         " (",
                         strsignal(signal),
                         ")",
-                        signal == SIGKILL ? "; out of memory?" : "");
+                        signal == SIGKILL && !ended_by_us ? "; out of memory?" : "");
   }
   return absl::StrCat("status ", WEXITSTATUS(wait_status));
 }
@@ -101,6 +101,7 @@ absl::Status ChildProcesses::Spawn(Child& child) {
   child.first_rank = launch->first_rank;
   child.beats = launch->beats;
   child.heard.assign(child.beats == nullptr ? 0 : launch->commands.size(), {});
+  child.ended_for_silence = false;
   child.started_ms = SteadyClock::Get().NowMs();
   for (std::vector<std::string>& arguments : launch->commands) {
     const pid_t pid = StartProcess(arguments, launch->inherited_fds);
@@ -142,13 +143,14 @@ void ChildProcesses::Watch(Child& child, int64_t now_ms) {
     const uint32_t beats = child.beats(i);
     // What was sent while this process did not run was not heard in time.
     if (beats != heard.beats || now_ms - tended_ms_ > kBeatMs) heard = {beats, now_ms};
-    if (beats == 0 || now_ms - heard.since_ms < kSilentMs || child.pids[i] <= 0) continue;
+    if (beats == 0 || now_ms - heard.since_ms < kSilentMs) continue;
     spdlog::error("rank {} (pid {}) has shown no sign of life for {} s; ending its group",
                   child.first_rank + i,
                   child.pids[i],
                   kSilentMs / 1000);
     kill(child.pids[i], SIGKILL);
     heard = {0, now_ms};
+    child.ended_for_silence = true;
   }
 }
 
@@ -157,7 +159,7 @@ int ChildProcesses::Reap(Child& child, size_t ended, int wait_status) {
   if (has_others && !WantsToTryAgain(wait_status)) {
     spdlog::warn("rank {} ended with {}; ending the others",
                  child.first_rank + ended,
-                 Describe(wait_status));
+                 Describe(wait_status, child.ended_for_silence));
   }
   for (size_t i = 0; i < child.pids.size(); ++i) {
     if (i != ended) kill(child.pids[i], SIGKILL);
@@ -191,7 +193,7 @@ absl::Status ChildProcesses::OnExit(Child& child, pid_t pid, int wait_status, in
   if (ran_ms > kForgetBackoffMs) child.backoff_ms = 1000;
   spdlog::warn("worker {} ended with {} after {:.1f} s; restart in {} s",
                pid,
-               Describe(wait_status),
+               Describe(wait_status, child.ended_for_silence),
                static_cast<double>(ran_ms) / 1000,
                child.backoff_ms / 1000);
   child.restart_at_ms = now_ms + child.backoff_ms;

@@ -59,10 +59,11 @@ class ChildProcesses {
   struct Child {
     std::function<absl::StatusOr<Launch>()> launch;
     std::shared_ptr<void> resources;
-    std::vector<pid_t> pids;  // none: not running; -1: that one has ended
+    std::vector<pid_t> pids;  // none: not running
     int first_rank = 0;
     std::function<uint32_t(size_t)> beats;
     std::vector<Heard> heard;  // of each process that is watched
+    bool ended_for_silence = false;
     int64_t started_ms = 0;
     int64_t restart_at_ms = 0;
     int64_t backoff_ms = 1000;
