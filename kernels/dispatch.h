@@ -12,18 +12,24 @@
 
 namespace paceline::kernels {
 
-// Each can do what those before it can.
+// From the slowest to the fastest. Each can do what those before it can, but that processors with
+// AVX-512 need not have AVX-VNNI, which is VNNI for AVX2.
 enum class CpuIsa {
   kPortable,    // x86-64-v2 (what the whole binary is compiled for): the readable reference
   kAvx2,        // AVX2 + FMA + F16C (Haswell, Zen 1 and later)
+  kAvxVnni,     // and AVX-VNNI (Alder Lake and later)
   kAvx512,      // AVX-512 F/BW/DQ/VL (Skylake-X)
   kAvx512Vnni,  // and VNNI (Ice Lake)
   kAvx512Bf16,  // and BF16 (Sapphire Rapids, Zen 4 and later)
 };
-inline constexpr CpuIsa kAllCpuIsas[] = {
-    CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Vnni, CpuIsa::kAvx512Bf16};
+inline constexpr CpuIsa kAllCpuIsas[] = {CpuIsa::kPortable,
+                                         CpuIsa::kAvx2,
+                                         CpuIsa::kAvxVnni,
+                                         CpuIsa::kAvx512,
+                                         CpuIsa::kAvx512Vnni,
+                                         CpuIsa::kAvx512Bf16};
 
-// "portable", "avx2", "avx512bw", "avx512vnni" or "avx512bf16".
+// "portable", "avx2", "avxvnni", "avx512bw", "avx512vnni" or "avx512bf16".
 absl::string_view CpuIsaName(CpuIsa isa);
 
 // The same text for instruction sets whose kernels give the same bits: "portable" or "fma".
@@ -53,6 +59,7 @@ struct IsaTables {
   const Table* avx512;
   const Table* avx512vnni = nullptr;
   const Table* avx512bf16 = nullptr;
+  const Table* avxvnni = nullptr;
 };
 
 template <typename Table>
@@ -61,6 +68,7 @@ const Table& Select(const IsaTables<Table>& tables) {
   if (isa >= CpuIsa::kAvx512Bf16 && tables.avx512bf16 != nullptr) return *tables.avx512bf16;
   if (isa >= CpuIsa::kAvx512Vnni && tables.avx512vnni != nullptr) return *tables.avx512vnni;
   if (isa >= CpuIsa::kAvx512 && tables.avx512 != nullptr) return *tables.avx512;
+  if (isa == CpuIsa::kAvxVnni && tables.avxvnni != nullptr) return *tables.avxvnni;
   if (isa >= CpuIsa::kAvx2 && tables.avx2 != nullptr) return *tables.avx2;
   return *tables.portable;
 }

@@ -92,6 +92,7 @@ extern const Bf16Kernels kBf16Avx512Bf16;
 
 extern const GemmKernels kGemmPortable;
 extern const GemmKernels kGemmAvx2;
+extern const GemmKernels kGemmAvxVnni;
 extern const GemmKernels kGemmAvx512;
 extern const GemmKernels kGemmAvx512Vnni;
 

@@ -9,7 +9,11 @@
 namespace paceline::kernels {
 
 inline const GemmKernels& ActiveGemmKernels() {
-  return Select(IsaTables<GemmKernels>{&kGemmPortable, &kGemmAvx2, &kGemmAvx512, &kGemmAvx512Vnni});
+  return Select(IsaTables<GemmKernels>{.portable = &kGemmPortable,
+                                       .avx2 = &kGemmAvx2,
+                                       .avx512 = &kGemmAvx512,
+                                       .avx512vnni = &kGemmAvx512Vnni,
+                                       .avxvnni = &kGemmAvxVnni});
 }
 
 inline const Bf16Kernels& ActiveBf16Kernels() {

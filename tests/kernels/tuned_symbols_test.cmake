@@ -1,6 +1,7 @@
 # Fails when an object compiled with extra -m flags defines a weak symbol: an inline function or
 # template instance that the linker may pick for the whole binary, AVX-512 code included.
-file(GLOB_RECURSE objects ${OBJECT_DIR}/*_avx2.cc.o ${OBJECT_DIR}/*_avx512.cc.o ${OBJECT_DIR}/*_avx512vnni.cc.o
+file(GLOB_RECURSE objects ${OBJECT_DIR}/*_avx2.cc.o ${OBJECT_DIR}/*_avxvnni.cc.o ${OBJECT_DIR}/*_avx512.cc.o
+     ${OBJECT_DIR}/*_avx512vnni.cc.o
      ${OBJECT_DIR}/*_avx512bf16.cc.o)
 list(LENGTH objects count)
 if(count EQUAL 0)
