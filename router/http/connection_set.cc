@@ -6,7 +6,10 @@ namespace paceline::router {
 
 void ConnectionSet::Add(const std::shared_ptr<Connection>& connection) {
   const std::lock_guard lock(mutex_);
-  entries_[connection.get()].connection = connection;
+  Entry& entry = entries_[connection.get()];
+  entry.connection = connection;
+  entry.is_idle = true;
+  entry.idle = idle_.insert(idle_.end(), connection.get());
 }
 
 void ConnectionSet::Remove(const Connection* connection) {
@@ -14,6 +17,7 @@ void ConnectionSet::Remove(const Connection* connection) {
   const auto it = entries_.find(connection);
   if (it == entries_.end()) return;
   if (it->second.is_idle) idle_.erase(it->second.idle);
+  if (it->second.is_leaving) --num_leaving_;
   entries_.erase(it);
   if (entries_.empty()) emptied_.notify_all();
 }
@@ -21,7 +25,9 @@ void ConnectionSet::Remove(const Connection* connection) {
 void ConnectionSet::SetIdle(const Connection* connection, bool idle) {
   const std::lock_guard lock(mutex_);
   const auto it = entries_.find(connection);
-  if (it == entries_.end() || it->second.is_idle == idle) return;
+  if (it == entries_.end()) return;
+  if (!idle && std::exchange(it->second.is_leaving, false)) --num_leaving_;
+  if (it->second.is_leaving || it->second.is_idle == idle) return;
   it->second.is_idle = idle;
   if (idle) {
     it->second.idle = idle_.insert(idle_.end(), connection);
@@ -36,6 +42,8 @@ std::shared_ptr<Connection> ConnectionSet::TakeOldestIdle() {
   Entry& entry = entries_.at(idle_.front());
   idle_.pop_front();
   entry.is_idle = false;
+  entry.is_leaving = true;
+  ++num_leaving_;
   return entry.connection.lock();
 }
 
@@ -51,6 +59,11 @@ std::vector<std::shared_ptr<Connection>> ConnectionSet::All() const {
 size_t ConnectionSet::size() const {
   const std::lock_guard lock(mutex_);
   return entries_.size();
+}
+
+size_t ConnectionSet::num_staying() const {
+  const std::lock_guard lock(mutex_);
+  return entries_.size() - num_leaving_;
 }
 
 bool ConnectionSet::WaitUntilEmpty(std::chrono::nanoseconds timeout) const {

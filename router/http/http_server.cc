@@ -29,7 +29,8 @@ struct HttpServer::Internals {
   Internals(const Options& options, HttpHandler* handler)
       : options(options),
         handler(handler),
-        acceptor(asio::make_strand(io)),
+        loops(options.num_threads),
+        acceptor(asio::make_strand(loops[0].io)),
         accept_timer(acceptor.get_executor()) {}
 
   absl::Status Listen();
@@ -39,11 +40,17 @@ struct HttpServer::Internals {
 
   const Options& options;
   HttpHandler* const handler;
-  ConnectionSet connections;  // outlives io, whose handlers hold connections
-  asio::io_context io;
+  ConnectionSet connections;  // outlives loops, whose handlers hold connections
+  // A connection stays with one thread: threads that share an io_context wake each other up
+  // for every event.
+  struct Loop {
+    asio::io_context io{1};
+    std::thread thread;
+  };
+  std::vector<Loop> loops;
+  size_t next_loop = 0;  // for the next connection
   tcp::acceptor acceptor;
   asio::steady_timer accept_timer;
-  std::vector<std::thread> threads;
   uint16_t port = 0;
   bool stopped = false;
 };
@@ -69,9 +76,10 @@ absl::Status HttpServer::Internals::Listen() {
 }
 
 void HttpServer::Internals::Accept() {
-  acceptor.async_accept(asio::make_strand(io), [this](const error_code& error, tcp::socket socket) {
-    OnAccept(error, std::move(socket));
-  });
+  next_loop = (next_loop + 1) % loops.size();
+  acceptor.async_accept(
+      asio::make_strand(loops[next_loop].io),
+      [this](const error_code& error, tcp::socket socket) { OnAccept(error, std::move(socket)); });
 }
 
 // Over the cap, whoever has been idle longest makes room; when nobody is idle the newcomer goes.
@@ -89,7 +97,7 @@ void HttpServer::Internals::OnAccept(const error_code& error, tcp::socket socket
     return Accept();
   }
   std::shared_ptr<Connection> oldest;
-  const bool is_full = connections.size() >= options.max_connections;
+  const bool is_full = connections.num_staying() >= options.max_connections;
   if (is_full) oldest = connections.TakeOldestIdle();
   if (oldest) oldest->CloseIfIdle();
   if (!is_full || oldest) {
@@ -118,10 +126,10 @@ absl::Status HttpServer::Start() {
   std::signal(SIGPIPE, SIG_IGN);
   if (absl::Status status = internals_->Listen(); !status.ok()) return status;
   asio::post(internals_->acceptor.get_executor(), [this] { internals_->Accept(); });
-  for (int i = 0; i < options_.num_threads; ++i) {
-    internals_->threads.emplace_back([this] {
-      const auto work = asio::make_work_guard(internals_->io);
-      internals_->io.run();
+  for (Internals::Loop& loop : internals_->loops) {
+    loop.thread = std::thread([&io = loop.io] {
+      const auto work = asio::make_work_guard(io);
+      io.run();
     });
   }
   return absl::OkStatus();
@@ -132,7 +140,7 @@ uint16_t HttpServer::port() const { return internals_->port; }
 size_t HttpServer::num_connections() const { return internals_->connections.size(); }
 
 void HttpServer::Stop(Milliseconds grace) {
-  if (std::exchange(internals_->stopped, true) || internals_->threads.empty()) return;
+  if (std::exchange(internals_->stopped, true) || !internals_->loops[0].thread.joinable()) return;
   ConnectionSet& connections = internals_->connections;
   internals_->CloseAcceptor();
   for (const auto& connection : connections.All()) connection->Drain();
@@ -144,8 +152,8 @@ void HttpServer::Stop(Milliseconds grace) {
   do {
     for (const auto& connection : connections.All()) connection->Abort();
   } while (!connections.WaitUntilEmpty(Milliseconds(20)));
-  internals_->io.stop();
-  for (std::thread& thread : internals_->threads) thread.join();
+  for (Internals::Loop& loop : internals_->loops) loop.io.stop();
+  for (Internals::Loop& loop : internals_->loops) loop.thread.join();
 }
 
 }  // namespace paceline::router
