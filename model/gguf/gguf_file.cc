@@ -1,16 +1,13 @@
 #include "model/gguf/gguf_file.h"
 
-#include <fcntl.h>
 #include <openssl/evp.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
@@ -79,53 +76,20 @@ absl::StatusOr<T> OrDefault(absl::StatusOr<T> value, T absent) {
   return value;
 }
 
-absl::Status OpenError(const std::string& path, int error) {
-  return absl::ErrnoToStatus(error, GgufErrorText("cannot open ", path));
-}
-
-// The whole file, mapped read-only; not empty.
-absl::StatusOr<std::string_view> MapFile(const std::string& path) {
-  // O_NONBLOCK: a FIFO must not make the open wait for a writer.
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return OpenError(path, errno);
-  struct stat info {};
-  absl::StatusOr<std::string_view> result;
-  if (fstat(fd, &info) != 0) {
-    result = OpenError(path, errno);
-  } else if (!S_ISREG(info.st_mode)) {
-    result = GgufError(path, " is not a regular file");
-  } else if (info.st_size == 0) {
-    result = GgufError("the file is empty");
-  } else {
-    const size_t size = static_cast<size_t>(info.st_size);
-    void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (address == MAP_FAILED) {
-      result = OpenError(path, errno);
-    } else {
-      result = std::string_view(static_cast<const char*>(address), size);
-    }
-  }
-  close(fd);
-  return result;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string_view bytes, MapFile(path));
-  std::unique_ptr<GgufFile> file(new GgufFile(bytes, /*mapped=*/true));
+  ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
+  const std::string_view bytes = mapped.bytes();
+  std::unique_ptr<GgufFile> file(new GgufFile(bytes, std::move(mapped)));
   ASSIGN_OR_RETURN(file->header_, ParseGgufHeader(bytes));
   return file;
 }
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::FromBytes(std::string_view bytes) {
-  std::unique_ptr<GgufFile> file(new GgufFile(bytes, /*mapped=*/false));
+  std::unique_ptr<GgufFile> file(new GgufFile(bytes, MappedFile()));
   ASSIGN_OR_RETURN(file->header_, ParseGgufHeader(bytes));
   return file;
-}
-
-GgufFile::~GgufFile() {
-  if (mapped_) munmap(const_cast<char*>(bytes_.data()), bytes_.size());
 }
 
 const GgufEntry* GgufFile::FindEntry(std::string_view key) const {
@@ -266,7 +230,7 @@ std::string GgufFile::Digest() const {
 }
 
 void GgufFile::GiveBackPages() const {
-  if (!mapped_) return;
+  if (mapped_.bytes().empty()) return;
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t start = header_.data_offset / page * page;
   if (start >= bytes_.size()) return;

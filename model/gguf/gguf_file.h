@@ -3,7 +3,8 @@
 //
 // Everything that the file says about itself (counts, lengths, offsets, dimensions, type ids) is
 // checked in Open, so a file that opens can be read without further checks. What cannot be checked
-// is the future: a file that another process truncates while it is mapped ends this one (SIGBUS).
+// is the future: a file that another process truncates while it is mapped ends this one
+// (mapped_file.h).
 // All views (string_view, TensorInfo::data) point into the mapping and live as long as the
 // GgufFile.
 #ifndef PACELINE_MODEL_GGUF_GGUF_FILE_H_
@@ -13,10 +14,12 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/gguf/gguf_header.h"
+#include "model/gguf/mapped_file.h"
 
 namespace paceline::model {
 
@@ -28,7 +31,7 @@ class GgufFile {
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   // The same over bytes in memory, which must outlive the GgufFile.
   static absl::StatusOr<std::unique_ptr<GgufFile>> FromBytes(std::string_view bytes);
-  ~GgufFile();
+  ~GgufFile() = default;
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;
 
@@ -73,15 +76,15 @@ class GgufFile {
   void GiveBackPages() const;
 
  private:
-  GgufFile(std::string_view bytes, bool mapped) : bytes_(bytes), mapped_(mapped) {}
+  GgufFile(std::string_view bytes, MappedFile mapped) : mapped_(std::move(mapped)), bytes_(bytes) {}
 
   const GgufEntry* FindEntry(std::string_view key) const;
   // The entry; NotFound when there is none. GetArrayEntry: InvalidArgument when it is no array.
   absl::StatusOr<const GgufEntry*> GetEntry(std::string_view key) const;
   absl::StatusOr<const GgufEntry*> GetArrayEntry(std::string_view key) const;
 
+  MappedFile mapped_;       // empty when the bytes are the caller's
   std::string_view bytes_;  // the whole file
-  bool mapped_;             // bytes_ is a mapping that the destructor ends
   GgufHeader header_;
 };
 

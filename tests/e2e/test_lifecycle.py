@@ -329,3 +329,37 @@ class TestUnusableModels:
         os.rename(files / "away.gguf", files / "whole.gguf")
         eventually(lambda: cluster.ready_replicas() == 1, 10, "it is served again")
         assert cluster.stop() == 0
+
+    def test_a_file_that_is_cut_while_it_is_served(self, start_cluster, files):
+        """Who has loaded it needs it no more."""
+        path = files / "whole.gguf"
+        cluster = start_cluster(*OPTIONS, model=path, replicas=1)
+        before = Rest(cluster.port).complete(prompt="The sea", max_tokens=8, temperature=0)
+        os.truncate(path, 50_000_000)
+        try:
+            after = Rest(cluster.port).complete(prompt="The sea", max_tokens=8, temperature=0)
+            assert after["choices"] == before["choices"]
+            os.kill(cluster.workers()[0], signal.SIGKILL)
+            cluster.wait_for_line(r"whole.gguf.*cut short")
+        finally:
+            shutil.copy(MODEL, path)
+        eventually(lambda: cluster.ready_replicas() == 1, 20, "it is served again")
+        assert cluster.stop() == 0
+
+    def test_a_file_that_is_cut_while_it_is_loaded(self, tmp_path):
+        path = tmp_path / "cut.gguf"
+        for _ in range(5):
+            shutil.copy(MODEL, path)
+            worker = Process("worker", "--model", path, "--port", 0)
+            maps = f"/proc/{worker.pid}/maps"
+            eventually(lambda: "cut.gguf" in open(maps).read(), 20, "the file is mapped")
+            worker.signal(signal.SIGSTOP)
+            too_late = "loaded in" in worker.log
+            if not too_late:
+                os.truncate(path, 4096)
+            worker.signal(signal.SIGCONT)
+            if not too_late:
+                break
+            worker.stop()
+        assert worker.wait() == 1
+        assert f"{path}: the file was cut short" in worker.log

@@ -335,6 +335,19 @@ TEST_F(WorkerServerTest, AnotherProtocolIsRefused) {
   EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+TEST_F(WorkerServerTest, WhatOnlyANewerRouterKnowsIsLeftAlone) {
+  grpc::ClientContext context;
+  auto stream = Attach(context);
+  v1::RouterMessage unknown;
+  unknown.GetReflection()->MutableUnknownFields(&unknown)->AddLengthDelimited(100, "a new kind");
+  ASSERT_TRUE(Write(*stream, unknown));
+  v1::RouterMessage submit = Submit("r", 2);
+  v1::Submit& body = *submit.mutable_submit();
+  body.GetReflection()->MutableUnknownFields(&body)->AddVarint(100, 1);
+  ASSERT_TRUE(Write(*stream, submit));
+  EXPECT_TRUE(NextResult(*stream, "r").has_value());
+}
+
 TEST_F(WorkerServerTest, HandsOutItsTokenizerByDigest) {
   v1::GetTokenizerRequest request;
   request.set_digest("digest");
