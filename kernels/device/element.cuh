@@ -7,8 +7,18 @@
 namespace paceline::kernels::device {
 
 struct Bf16 {
+  // Numbers, twice in 32 bits. kNibbleBase | n is kNibbleBase + n for n in [0, 16).
+  static constexpr uint32_t kOnes = 0x3f803f80;
+  static constexpr uint32_t kSixteens = 0x41804180;
+  static constexpr uint32_t kNibbleBase = 0x43004300;  // 128
+  static constexpr uint32_t kMinusBase = 0xc300c300;   // -128
+  static constexpr uint32_t kMinusBase8 = 0xc308c308;  // -128 - 8
+
   static __device__ __forceinline__ float ToFloat(uint16_t bits) { return Bf16ToFloat(bits); }
   static __device__ __forceinline__ uint16_t FromFloat(float x) { return FloatToBf16(x); }
+  static __device__ __forceinline__ uint32_t MulAddPairs(uint32_t a, uint32_t b, uint32_t c) {
+    return MulAddPairsBf16(a, b, c);
+  }
   static __device__ __forceinline__ void Mma(float (&c)[4],
                                              const uint32_t (&a)[4],
                                              const uint32_t (&b)[2]) {
@@ -17,8 +27,17 @@ struct Bf16 {
 };
 
 struct F16 {
+  static constexpr uint32_t kOnes = 0x3c003c00;
+  static constexpr uint32_t kSixteens = 0x4c004c00;
+  static constexpr uint32_t kNibbleBase = 0x64006400;  // 1024
+  static constexpr uint32_t kMinusBase = 0xe400e400;
+  static constexpr uint32_t kMinusBase8 = 0xe408e408;
+
   static __device__ __forceinline__ float ToFloat(uint16_t bits) { return F16ToFloat(bits); }
   static __device__ __forceinline__ uint16_t FromFloat(float x) { return FloatToF16(x); }
+  static __device__ __forceinline__ uint32_t MulAddPairs(uint32_t a, uint32_t b, uint32_t c) {
+    return MulAddPairsF16(a, b, c);
+  }
   static __device__ __forceinline__ void Mma(float (&c)[4],
                                              const uint32_t (&a)[4],
                                              const uint32_t (&b)[2]) {

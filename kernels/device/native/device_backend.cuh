@@ -111,6 +111,39 @@ __device__ __forceinline__ float Bf16ToFloat(uint16_t bits) {
 __device__ __forceinline__ uint16_t FloatToBf16(float value) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(value));
 }
+// In shared or global memory; gives what was there.
+__device__ __forceinline__ uint32_t AtomicAdd(uint32_t* to, uint32_t value) {
+  return atomicAdd(to, value);
+}
+__device__ __forceinline__ uint64_t AtomicAdd(uint64_t* to, uint64_t value) {
+  static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
+  return atomicAdd(reinterpret_cast<unsigned long long*>(to), value);
+}
+
+__device__ __forceinline__ uint32_t FloatBits(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ float BitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ uint64_t DoubleBits(double x) {
+  return static_cast<uint64_t>(__double_as_longlong(x));
+}
+// 64 for 0.
+__device__ __forceinline__ int CountLeadingZeros(uint64_t x) {
+  return __clzll(static_cast<long long>(x));
+}
+__device__ __forceinline__ double Exp64(double x) { return exp(x); }
+__device__ __forceinline__ double Log64(double x) { return log(x); }
+__device__ __forceinline__ double Ceil64(double x) { return ceil(x); }
+
+// a * b + c of two numbers each, rounded once.
+__device__ __forceinline__ uint32_t MulAddPairsBf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+__device__ __forceinline__ uint32_t MulAddPairsF16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
 __device__ __forceinline__ float Exp(float x) { return __expf(x); }
 // a * b + c, rounded once; nothing else is fused (--fmad=false).
 __device__ __forceinline__ float MulAdd(float a, float b, float c) { return fmaf(a, b, c); }

@@ -3,6 +3,7 @@
 #ifndef PACELINE_KERNELS_DEVICE_BACKEND_CUH_
 #define PACELINE_KERNELS_DEVICE_BACKEND_CUH_
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -162,10 +163,50 @@ inline void MmaF16(float (&c)[4],
   emulation::MeetWarp("MmaF16", at, &mine, internal::Mma<HalfToFloat>);
 }
 
+// Gives what was there.
+template <typename T>
+T AtomicAdd(T* to, T value) {
+  const T before = *to;
+  *to += value;
+  return before;
+}
+
+inline uint32_t FloatBits(float x) { return std::bit_cast<uint32_t>(x); }
+inline float BitsToFloat(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline uint64_t DoubleBits(double x) { return std::bit_cast<uint64_t>(x); }
+inline int CountLeadingZeros(uint64_t x) { return std::countl_zero(x); }
+inline double Exp64(double x) { return std::exp(x); }
+inline double Log64(double x) { return std::log(x); }
+inline double Ceil64(double x) { return std::ceil(x); }
+
 inline float F16ToFloat(uint16_t bits) { return HalfToFloat(bits); }
 inline uint16_t FloatToF16(float value) { return FloatToHalf(value); }
 inline float Bf16ToFloat(uint16_t bits) { return Bfloat16ToFloat(bits); }
 inline uint16_t FloatToBf16(float value) { return FloatToBfloat16(value); }
+
+namespace internal {
+
+// In double precision the product is exact, and so is the sum of numbers that are not far apart.
+template <float (*kToFloat)(uint16_t), uint16_t (*kFromFloat)(float)>
+uint32_t MulAddPairs(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t pair = 0;
+  for (int i = 0; i < 2; ++i) {
+    const double product = static_cast<double>(kToFloat(Half(a, i))) * kToFloat(Half(b, i));
+    const auto sum = static_cast<float>(product + kToFloat(Half(c, i)));
+    pair |= static_cast<uint32_t>(kFromFloat(sum)) << (16 * i);
+  }
+  return pair;
+}
+
+}  // namespace internal
+
+// a * b + c of two numbers each, rounded once.
+inline uint32_t MulAddPairsBf16(uint32_t a, uint32_t b, uint32_t c) {
+  return internal::MulAddPairs<Bfloat16ToFloat, FloatToBfloat16>(a, b, c);
+}
+inline uint32_t MulAddPairsF16(uint32_t a, uint32_t b, uint32_t c) {
+  return internal::MulAddPairs<HalfToFloat, FloatToHalf>(a, b, c);
+}
 inline float Exp(float x) { return std::exp(x); }
 inline float Exp2(float x) { return std::exp2(x); }
 // a * b + c, rounded once; nothing else is fused.

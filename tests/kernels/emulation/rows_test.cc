@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/activation/cast_device.h"
 #include "kernels/activation/silu_mul_device.h"
 #include "kernels/emulation/grid.h"
 #include "kernels/half.h"
@@ -94,10 +95,24 @@ TEST_P(RowsTest, SiluMulMultiplies) {
   }
 }
 
+TEST_P(RowsTest, RoundsAndWidens) {
+  const std::vector<float> x = RandomFloats(1000, 5, 100.0f);
+  DeviceArray<float> from(x), back(1000);
+  DeviceArray<uint16_t> bits(1000);
+  ASSERT_TRUE(DeviceRound(nullptr, from.data(), bits.data(), 1000, GetParam()).ok());
+  ASSERT_TRUE(DeviceWiden(nullptr, bits.data(), back.data(), 1000, GetParam()).ok());
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_EQ(bits[i], ToBits(x[i], GetParam())) << i;
+    ASSERT_NEAR(back[i], x[i], Tolerance(GetParam()) / 2 * std::fabs(x[i])) << i;
+  }
+}
+
 TEST_P(RowsTest, WrongSizesAreInvalid) {
   const auto invalid = absl::StatusCode::kInvalidArgument;
   EXPECT_EQ(DeviceRmsNorm(nullptr, {.rows = 0, .cols = 4, .dtype = GetParam()}).code(), invalid);
   EXPECT_EQ(DeviceRmsNorm(nullptr, {.rows = 1, .cols = 4, .dtype = DType::kF32}).code(), invalid);
+  EXPECT_EQ(DeviceRound(nullptr, nullptr, nullptr, 0, GetParam()).code(), invalid);
+  EXPECT_EQ(DeviceWiden(nullptr, nullptr, nullptr, 1, DType::kI8).code(), invalid);
   EXPECT_EQ(DeviceSiluMul(nullptr, {.rows = 1, .cols = -4, .dtype = GetParam()}).code(), invalid);
 }
 

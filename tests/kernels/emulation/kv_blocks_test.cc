@@ -1,0 +1,69 @@
+// Copies and clearing of KV blocks for CUDA, in emulation.
+#include <numeric>
+
+#include "gtest/gtest.h"
+#include "kernels/emulation/grid.h"
+#include "kernels/kv_cache/kv_blocks_device.h"
+#include "tests/kernels/emulation/device_array.h"
+
+namespace paceline::kernels {
+namespace {
+
+constexpr int32_t kBlocks = 7, kLayers = 3;
+constexpr int64_t kBlockWords = 4100;  // more than a thread block moves, and not a multiple of it
+
+// Every word is different.
+std::vector<uint32_t> Words() {
+  std::vector<uint32_t> words(kLayers * kBlocks * kBlockWords);
+  std::iota(words.begin(), words.end(), 1u);
+  return words;
+}
+DeviceKvBlocks View(DeviceArray<uint32_t>& words) {
+  return {.base = words.data(),
+          .layer_bytes = kBlocks * kBlockWords * 4,
+          .block_bytes = kBlockWords * 4,
+          .num_layers = kLayers};
+}
+
+TEST(DeviceKvBlocksTest, CopiesBlocksInAllLayersAndNothingElse) {
+  emulation::SetSeed(3);
+  DeviceArray<uint32_t> words(Words());
+  const std::vector<BlockCopy> copies = {{0, 6}, {2, 1}, {0, 3}};
+  DeviceArray<BlockCopy> device_copies(copies);
+  const absl::Status status =
+      DeviceCopyBlocks(nullptr, View(words), device_copies.data(), copies.size());
+  ASSERT_TRUE(status.ok()) << status;
+  const int32_t source[kBlocks] = {0, 2, 2, 0, 4, 5, 0};
+  const std::vector<uint32_t> before = Words();
+  for (int64_t i = 0; i < static_cast<int64_t>(before.size()); ++i) {
+    const int64_t block = i / kBlockWords % kBlocks;
+    ASSERT_EQ(words[i], before[i + (source[block] - block) * kBlockWords]) << i;
+  }
+}
+
+TEST(DeviceKvBlocksTest, ClearsBlocksInAllLayersAndNothingElse) {
+  emulation::SetSeed(4);
+  DeviceArray<uint32_t> words(Words());
+  const std::vector<int32_t> ids = {5, 0};
+  DeviceArray<int32_t> device_ids(ids);
+  const absl::Status status = DeviceZeroBlocks(nullptr, View(words), device_ids.data(), ids.size());
+  ASSERT_TRUE(status.ok()) << status;
+  const std::vector<uint32_t> before = Words();
+  for (int64_t i = 0; i < static_cast<int64_t>(before.size()); ++i) {
+    const int64_t block = i / kBlockWords % kBlocks;
+    ASSERT_EQ(words[i], block == 0 || block == 5 ? 0u : before[i]) << i;
+  }
+}
+
+TEST(DeviceKvBlocksTest, WrongSizesAreInvalid) {
+  DeviceArray<uint32_t> words(4);
+  DeviceKvBlocks blocks{.base = words.data(), .layer_bytes = 16, .block_bytes = 8, .num_layers = 1};
+  EXPECT_EQ(DeviceZeroBlocks(nullptr, blocks, nullptr, 1).code(),
+            absl::StatusCode::kInvalidArgument);
+  blocks.block_bytes = 16;
+  EXPECT_EQ(DeviceCopyBlocks(nullptr, blocks, nullptr, 0).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace paceline::kernels
