@@ -34,7 +34,7 @@ enum class DeviceFormat {
 struct DeviceMatrix {
   DeviceFormat format;
   const void* values;      // at an address divisible by 16
-  const uint16_t* scales;  // f16, divisible by 4; null without
+  const uint16_t* scales;  // f16, at an address divisible by 16; null without
   int32_t n;
   int32_t k;  // a multiple of 32
 };

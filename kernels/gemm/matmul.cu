@@ -10,6 +10,7 @@ namespace {
 constexpr int kThreads = 32 * kParts;
 constexpr int kTiles = 4;  // a thread block
 constexpr int kBatch = 4;  // blocks of weights that are under way at a time
+constexpr int kManyRows = 64;
 constexpr int kSumsOfTile = kGroupRows * kTileRows;
 
 // The part's sums of this warp's tiles.
@@ -27,7 +28,11 @@ __device__ __forceinline__ void SumPart(const DeviceMatmulArgs& args,
     Block blocks[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (first + i < part.end) blocks[i].Load(args.w, group * num_blocks + first + i, lane);
+      const int64_t at = group * num_blocks + first + i;
+      if (first + i >= part.end) break;
+      blocks[i].Load(static_cast<const char*>(args.w.values) + at * Block::kValueBytes,
+                     reinterpret_cast<const char*>(args.w.scales) + at * Block::kScaleBytes,
+                     lane);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -82,30 +87,17 @@ __global__ void MatmulKernel(DeviceMatmulArgs args) {
   }
 }
 
-template <typename T, typename Block>
-absl::Status Run(device::Stream stream, const DeviceMatmulArgs& args) {
+absl::Status RunFewRows(device::Stream stream, const DeviceMatmulArgs& args) {
   constexpr int kBlockTileRows = kTiles * kTileRows;
-  return device::Launch(
-      stream,
-      {(args.w.n + kGroupRows - 1) / kGroupRows, (args.rows + kBlockTileRows - 1) / kBlockTileRows},
-      {kThreads},
-      kParts * kTiles * kSumsOfTile * sizeof(float),
-      MatmulKernel<T, Block>,
-      args);
-}
-
-template <typename T>
-absl::Status RunFormat(device::Stream stream, const DeviceMatmulArgs& args) {
-  switch (args.w.format) {
-    case DeviceFormat::kBF16:
-    case DeviceFormat::kF16:
-      return Run<T, HalfBlock<T>>(stream, args);
-    case DeviceFormat::kQ8:
-      return Run<T, Q8Block<T>>(stream, args);
-    case DeviceFormat::kQ4:
-      return Run<T, Q4Block<T>>(stream, args);
-  }
-  return absl::InvalidArgumentError("DeviceMatmul: unknown format");
+  return ForTypes(args, [&]<typename T, typename Block>() {
+    return device::Launch(stream,
+                          {(args.w.n + kGroupRows - 1) / kGroupRows,
+                           (args.rows + kBlockTileRows - 1) / kBlockTileRows},
+                          {kThreads},
+                          kParts * kTiles * kSumsOfTile * sizeof(float),
+                          MatmulKernel<T, Block>,
+                          args);
+  });
 }
 
 absl::Status CheckTypes(const DeviceMatmulArgs& args) {
@@ -143,8 +135,8 @@ absl::Status DeviceMatmul(device::Stream stream, const DeviceMatmulArgs& args) {
   if (auto status = CheckTypes(args); !status.ok()) return status;
   DeviceMatmulArgs full = args;
   if (full.y_stride == 0) full.y_stride = args.w.n;
-  return args.dtype == DType::kBF16 ? RunFormat<device::Bf16>(stream, full)
-                                    : RunFormat<device::F16>(stream, full);
+  // The bits are the same; which is faster is not.
+  return args.rows < kManyRows ? RunFewRows(stream, full) : RunTiledMatmul(stream, full);
 }
 
 }  // namespace paceline::kernels

@@ -44,18 +44,20 @@ __device__ __forceinline__ uint32_t NibblePair(uint32_t word, int i, uint32_t mi
   return T::MulAddPairs((word >> (4 * i) & 0x000f000f) | T::kNibbleBase, T::kOnes, minus);
 }
 
-// ---- What a lane holds of a block of weights, one type a format: Load, from block `at` of the
-// matrix; the left operand of each half of the block; how a block is taken into its part's sum.
+// ---- What a lane holds of a block of weights, one type a format: Load, from where the block's
+// values and scales are; the left operand of each half of the block; how it is taken into its
+// part's sum.
 
 template <typename T>
 struct HalfBlock {
+  static constexpr int kValueBytes = 1024;
+  static constexpr int kScaleBytes = 0;
   static constexpr bool kScaled = false;
   static constexpr bool kHasMinimum = false;
 
-  __device__ void Load(const DeviceMatrix& w, int64_t at, int lane) {
-    const auto* const from = static_cast<const Words4*>(w.values) + at * 64 + lane;
-    values[0] = from[0];
-    values[1] = from[32];
+  __device__ void Load(const char* from, const char*, int lane) {
+    values[0] = reinterpret_cast<const Words4*>(from)[lane];
+    values[1] = reinterpret_cast<const Words4*>(from)[32 + lane];
   }
   __device__ void Fragment(int half, uint32_t (&a)[4]) const {
     for (int i = 0; i < 4; ++i) a[i] = values[half].words[i];
@@ -67,12 +69,16 @@ struct HalfBlock {
 
 template <typename T>
 struct Q8Block {
+  static constexpr int kValueBytes = 512;
+  static constexpr int kScaleBytes = 32;
   static constexpr bool kScaled = true;
   static constexpr bool kHasMinimum = false;
 
-  __device__ void Load(const DeviceMatrix& w, int64_t at, int lane) {
-    nibbles = static_cast<const Words4*>(w.values)[at * 32 + lane];
-    for (int h = 0; h < 2; ++h) d[h] = w.scales[at * kGroupRows + lane / 4 + 8 * h];
+  __device__ void Load(const char* values, const char* scales, int lane) {
+    nibbles = reinterpret_cast<const Words4*>(values)[lane];
+    for (int h = 0; h < 2; ++h) {
+      d[h] = reinterpret_cast<const uint16_t*>(scales)[lane / 4 + 8 * h];
+    }
   }
   __device__ void Fragment(int half, uint32_t (&a)[4]) const {
     for (int i = 0; i < 4; ++i) {
@@ -93,13 +99,16 @@ struct Q8Block {
 
 template <typename T>
 struct Q4Block {
+  static constexpr int kValueBytes = 256;
+  static constexpr int kScaleBytes = 64;
   static constexpr bool kScaled = true;
   static constexpr bool kHasMinimum = true;
 
-  __device__ void Load(const DeviceMatrix& w, int64_t at, int lane) {
-    nibbles = static_cast<const Words2*>(w.values)[at * 32 + lane];
-    const auto* const pairs = reinterpret_cast<const uint32_t*>(w.scales) + at * kGroupRows;
-    for (int h = 0; h < 2; ++h) scales[h] = pairs[lane / 4 + 8 * h];
+  __device__ void Load(const char* values, const char* from, int lane) {
+    nibbles = reinterpret_cast<const Words2*>(values)[lane];
+    for (int h = 0; h < 2; ++h) {
+      scales[h] = reinterpret_cast<const uint32_t*>(from)[lane / 4 + 8 * h];
+    }
   }
   __device__ void Fragment(int half, uint32_t (&a)[4]) const {
     for (int i = 0; i < 4; ++i) a[i] = NibblePair<T>(nibbles.words[half], i, T::kMinusBase);
@@ -160,6 +169,28 @@ __device__ __forceinline__ void StoreOutput(const DeviceMatmulArgs& args,
     *y = args.accumulate ? *y + sum : sum;
   }
 }
+
+// Calls run.template operator()<T, Block>() for the types of args. REQUIRES: they fit together.
+template <typename Run>
+absl::Status ForTypes(const DeviceMatmulArgs& args, Run run) {
+  const auto for_element = [&]<typename T>() -> absl::Status {
+    switch (args.w.format) {
+      case DeviceFormat::kBF16:
+      case DeviceFormat::kF16:
+        return run.template operator()<T, HalfBlock<T>>();
+      case DeviceFormat::kQ8:
+        return run.template operator()<T, Q8Block<T>>();
+      case DeviceFormat::kQ4:
+        return run.template operator()<T, Q4Block<T>>();
+    }
+    return absl::InvalidArgumentError("DeviceMatmul: unknown format");
+  };
+  return args.dtype == DType::kBF16 ? for_element.template operator()<device::Bf16>()
+                                    : for_element.template operator()<device::F16>();
+}
+
+// tiled_matmul.cu: for many rows.
+absl::Status RunTiledMatmul(device::Stream stream, const DeviceMatmulArgs& args);
 
 }  // namespace paceline::kernels
 
