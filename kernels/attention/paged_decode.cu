@@ -53,9 +53,8 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
   };
 
   uint32_t q[kHeadDim / 16][4];
-  const auto* const queries =
-      static_cast<const uint16_t*>(args.q) +
-      (int64_t{item.sequence} * args.num_heads + item.kv_head * group) * kHeadDim;
+  const auto* const queries = static_cast<const uint16_t*>(args.q) + item.sequence * args.q_stride +
+                              int64_t{item.kv_head} * group * kHeadDim;
   LoadQuery<kHeadDim>([&](int row) { return row < group ? queries + row * kHeadDim : nullptr; }, q);
   RowStates<kHeadDim> state;
   state.Clear();
@@ -189,6 +188,9 @@ absl::Status PagedDecode(device::Stream stream, const PagedDecodeArgs& args) {
                                                    " query heads on ",
                                                    args.num_kv_heads,
                                                    " KV heads: 1 to 16 each"));
+  }
+  if (args.q_stride < int64_t{args.num_heads} * args.head_dim) {
+    return invalid("q_stride", args.q_stride);
   }
   switch (args.dtype) {
     case DType::kBF16:

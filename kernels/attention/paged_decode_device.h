@@ -38,6 +38,7 @@ DecodePlan PlanPagedDecode(absl::Span<const int32_t> lengths, int32_t num_kv_hea
 
 struct PagedDecodeArgs {
   const void* q;              // [num_sequences, num_heads, head_dim]
+  int64_t q_stride;           // elements from one row of q to the next
   const void* kv;             // the cache's layer
   const int32_t* page_table;  // [num_sequences, max_pages]
   const int32_t* lengths;     // [num_sequences], >= 1: positions that the row sees

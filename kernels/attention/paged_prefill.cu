@@ -32,11 +32,11 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
                          item.kv_head,
                          kHeadDim};
 
-  // Where vector `row` of this warp lies in q and out, in elements.
-  const auto offset_of = [&](int row) {
+  // Where vector `row` of this warp lies in a matrix whose rows are so many elements apart.
+  const auto offset_of = [&](int row, int64_t stride) {
     const int vector = item.first + warp * kQueryRows + row;
     const int64_t token = sequence.first_row + vector / group;
-    return (token * args.num_heads + item.kv_head * group + vector % group) * kHeadDim;
+    return token * stride + (item.kv_head * group + vector % group) * kHeadDim;
   };
   const auto exists = [&](int row) { return item.first + warp * kQueryRows + row < num_vectors; };
   // Positions that vector `row` sees.
@@ -57,7 +57,8 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
 
   uint32_t q[kHeadDim / 16][4];
   const auto* const queries = static_cast<const uint16_t*>(args.q);
-  LoadQuery<kHeadDim>([&](int row) { return exists(row) ? queries + offset_of(row) : nullptr; }, q);
+  LoadQuery<kHeadDim>(
+      [&](int row) { return exists(row) ? queries + offset_of(row, args.q_stride) : nullptr; }, q);
   const int seen[2] = {seen_by(lane / 4), seen_by(lane / 4 + 8)};
   RowStates<kHeadDim> total;
   total.Clear();
@@ -98,7 +99,8 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
     if (!exists(row)) continue;
-    uint16_t* const out = static_cast<uint16_t*>(args.out) + offset_of(row);
+    uint16_t* const out =
+        static_cast<uint16_t*>(args.out) + offset_of(row, int64_t{args.num_heads} * kHeadDim);
     for (int n = 0; n < kHeadDim / 8; ++n) {
       for (int i = 0; i < 2; ++i) {
         out[n * 8 + lane % 4 * 2 + i] = T::FromFloat(total.out[n][2 * h + i] / total.sum[h]);
@@ -160,6 +162,9 @@ absl::Status PagedPrefill(device::Stream stream, const PagedPrefillArgs& args) {
   if (args.num_kv_heads <= 0 || args.num_heads <= 0 || args.num_heads % args.num_kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "PagedPrefill: ", args.num_heads, " query heads on ", args.num_kv_heads, " KV heads"));
+  }
+  if (args.q_stride < int64_t{args.num_heads} * args.head_dim) {
+    return absl::InvalidArgumentError(absl::StrCat("PagedPrefill: q_stride is ", args.q_stride));
   }
   switch (args.dtype) {
     case DType::kBF16:

@@ -40,6 +40,7 @@ std::vector<PrefillItem> PlanPagedPrefill(absl::Span<const PrefillSequence> sequ
 
 struct PagedPrefillArgs {
   const void* q;                     // [rows, num_heads, head_dim]
+  int64_t q_stride;                  // elements from one row of q to the next
   const void* kv;                    // the cache's layer
   const int32_t* page_table;         // [num_sequences, max_pages]
   const PrefillSequence* sequences;  // [num_sequences]

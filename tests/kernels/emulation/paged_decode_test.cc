@@ -15,6 +15,8 @@
 namespace paceline::kernels {
 namespace {
 
+constexpr int64_t kPadding = 24;  // elements between rows of q
+
 struct Shape {
   int32_t kv_heads;
   int32_t group;
@@ -23,6 +25,7 @@ struct Shape {
   int32_t page_size = 32;
 
   int32_t heads() const { return kv_heads * group; }
+  int64_t width() const { return int64_t{heads()} * head_dim; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim)); }
   uint16_t Bits(float x) const {
     return dtype == DType::kF16 ? FloatToHalf(x) : FloatToBfloat16(x);
@@ -97,6 +100,7 @@ std::vector<uint16_t> Attend(const Shape& shape, const std::vector<Sequence>& se
   std::vector<uint16_t> q;
   for (const Sequence& s : sequences) {
     for (const float value : s.q) q.push_back(shape.Bits(value));
+    q.insert(q.end(), kPadding, 0xffff);
     std::vector<int32_t> pages(max_pages, -1);  // never looked at
     for (int32_t p = 0; p * shape.page_size < s.length; ++p) {
       pages[p] = order.back();
@@ -118,13 +122,15 @@ std::vector<uint16_t> Attend(const Shape& shape, const std::vector<Sequence>& se
   }
   const DecodePlan plan = PlanPagedDecode(lengths, shape.kv_heads);
   const auto num_items = static_cast<int32_t>(plan.items.size());
-  DeviceArray<uint16_t> device_q(q), out(static_cast<int64_t>(q.size()));
+  const auto num_rows = static_cast<int64_t>(sequences.size());
+  DeviceArray<uint16_t> device_q(q), out(num_rows * shape.width());
   DeviceArray<int32_t> device_table(table), device_lengths(lengths), first(plan.first_item);
   DeviceArray<DecodeItem> items(plan.items);
   DeviceArray<float> partials(
       DecodePartialFloats(num_items, shape.heads(), shape.kv_heads, shape.head_dim));
   const absl::Status status = PagedDecode(nullptr,
                                           {.q = device_q.data(),
+                                           .q_stride = shape.width() + kPadding,
                                            .kv = kv.data(),
                                            .page_table = device_table.data(),
                                            .lengths = device_lengths.data(),
@@ -200,7 +206,8 @@ TEST(PagedDecodeTest, TheBatchNeverChangesASequencesBits) {
 }
 
 TEST(PagedDecodeTest, SizesThatDoNotFitAreInvalid) {
-  const PagedDecodeArgs good{.num_sequences = 1,
+  const PagedDecodeArgs good{.q_stride = 4 * 64,
+                             .num_sequences = 1,
                              .num_items = 1,
                              .max_pages = 1,
                              .page_size = 32,
@@ -219,6 +226,7 @@ TEST(PagedDecodeTest, SizesThatDoNotFitAreInvalid) {
   EXPECT_EQ(code([](PagedDecodeArgs& a) { a.num_kv_heads = 3; }), kInvalid);
   EXPECT_EQ(code([](PagedDecodeArgs& a) { a.num_heads = 34; }), kInvalid);
   EXPECT_EQ(code([](PagedDecodeArgs& a) { a.num_items = 0; }), kInvalid);
+  EXPECT_EQ(code([](PagedDecodeArgs& a) { a.q_stride = 4 * 64 - 1; }), kInvalid);
   EXPECT_EQ(code([](PagedDecodeArgs& a) { a.dtype = DType::kF32; }), kInvalid);
 }
 

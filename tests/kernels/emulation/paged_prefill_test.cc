@@ -17,6 +17,8 @@
 namespace paceline::kernels {
 namespace {
 
+constexpr int64_t kPadding = 24;  // elements between rows of q
+
 struct Shape {
   int32_t kv_heads;
   int32_t group;
@@ -69,14 +71,22 @@ struct Sequence {
   std::vector<uint16_t> Prefill(int32_t begin, int32_t end) {
     const std::vector<PrefillSequence> rows = {{0, end - begin, begin}};
     const std::vector<PrefillItem> plan = PlanPagedPrefill(rows, shape.heads(), shape.kv_heads);
-    DeviceArray<uint16_t> queries(
-        Bits({q.begin() + begin * shape.width(), q.begin() + end * shape.width()}));
+    std::vector<uint16_t> rows_of_q;
+    for (int32_t row = begin; row < end; ++row) {
+      for (const uint16_t bits :
+           Bits({q.begin() + row * shape.width(), q.begin() + (row + 1) * shape.width()})) {
+        rows_of_q.push_back(bits);
+      }
+      rows_of_q.insert(rows_of_q.end(), kPadding, 0xffff);
+    }
+    DeviceArray<uint16_t> queries(rows_of_q);
     DeviceArray<uint16_t> out((end - begin) * shape.width());
     DeviceArray<int32_t> pages(table);
     DeviceArray<PrefillSequence> sequences(rows);
     DeviceArray<PrefillItem> items(plan);
     const absl::Status status = PagedPrefill(nullptr,
                                              {.q = queries.data(),
+                                              .q_stride = shape.width() + kPadding,
                                               .kv = kv.data(),
                                               .page_table = pages.data(),
                                               .sequences = sequences.data(),
@@ -108,6 +118,7 @@ struct Sequence {
         DecodePartialFloats(num_items, shape.heads(), shape.kv_heads, shape.head_dim));
     const absl::Status status = PagedDecode(nullptr,
                                             {.q = queries.data(),
+                                             .q_stride = shape.width(),
                                              .kv = kv.data(),
                                              .page_table = pages.data(),
                                              .lengths = device_lengths.data(),
@@ -205,7 +216,8 @@ TEST(PagedPrefillTest, EveryRowGetsTheBitsOfDecodingItAlone) {
 }
 
 TEST(PagedPrefillTest, SizesThatDoNotFitAreInvalid) {
-  const PagedPrefillArgs good{.num_items = 1,
+  const PagedPrefillArgs good{.q_stride = 4 * 64,
+                              .num_items = 1,
                               .page_size = 32,
                               .num_heads = 4,
                               .num_kv_heads = 2,
@@ -221,6 +233,7 @@ TEST(PagedPrefillTest, SizesThatDoNotFitAreInvalid) {
   EXPECT_EQ(code([](PagedPrefillArgs& a) { a.page_size = 24; }), kInvalid);
   EXPECT_EQ(code([](PagedPrefillArgs& a) { a.num_kv_heads = 3; }), kInvalid);
   EXPECT_EQ(code([](PagedPrefillArgs& a) { a.num_items = 0; }), kInvalid);
+  EXPECT_EQ(code([](PagedPrefillArgs& a) { a.q_stride = 4 * 64 - 1; }), kInvalid);
   EXPECT_EQ(code([](PagedPrefillArgs& a) { a.dtype = DType::kF32; }), kInvalid);
 }
 
