@@ -12,11 +12,12 @@ namespace {
 
 constexpr int kWarps = kDeviceKvChunk / kGranule;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kStages = 2;
 constexpr int kSteps = kGranule / kStep;
 
-template <int kHeadDim>
-constexpr int kStageElements = 2 * kGranule* kPitch<kHeadDim>;
+// The first chunk of which a row sees something.
+__device__ __host__ __forceinline__ int FirstChunk(int length, int window) {
+  return window > 0 && length > window ? (length - window) / kDeviceKvChunk : 0;
+}
 
 // The partial result of a query head and granule: weighted sums, maximum, sum of weights.
 __device__ __forceinline__ float* Partial(
@@ -24,32 +25,31 @@ __device__ __forceinline__ float* Partial(
   return args.partials + ((item * kWarps + granule) * group + row) * (args.head_dim + 2);
 }
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, bool kInt8>
 __global__ void ChunkKernel(PagedDecodeArgs args) {
+  using Loader = KvLoader<T, kHeadDim, kInt8>;
   const DecodeItem item = args.items[device::BlockPosition().x];
   const int group = args.num_heads / args.num_kv_heads;
   const int begin = item.chunk * kDeviceKvChunk;
   const int length = args.lengths[item.sequence];
   const int num_positions =
       length - begin < kDeviceKvChunk ? length - begin : static_cast<int>(kDeviceKvChunk);
+  const int first_seen = args.window > 0 && length > args.window ? length - args.window : 0;
   // Warps with less than a granule to do come along.
   const int num_steps =
       num_positions < kGranule ? (num_positions + kStep - 1) / kStep : static_cast<int>(kSteps);
-  auto* const stages = reinterpret_cast<uint16_t*>(device::SharedMemory());
   const int warp = device::ThreadPosition().x / 32;
   const int lane = device::ThreadPosition().x % 32;
-  const PagedCache cache{args.kv,
-                         args.page_table + int64_t{item.sequence} * args.max_pages,
-                         args.page_size,
-                         args.num_kv_heads,
-                         item.kv_head,
-                         kHeadDim};
+  const PagedCache<kHeadDim, kInt8> cache{args.kv,
+                                          args.page_table + int64_t{item.sequence} * args.max_pages,
+                                          args.page_size,
+                                          args.num_kv_heads,
+                                          item.kv_head};
   const auto copy_step = [&](int step) {
     const auto position_of = [&](int row) {
       return begin + row / kStep * kGranule + step * kStep + row % kStep;
     };
-    CopyTile<kHeadDim, kThreads>(
-        cache, position_of, length, stages + step % kStages * kStageElements<kHeadDim>);
+    Loader::template Copy<kThreads>(cache, position_of, length, step);
   };
 
   uint32_t q[kHeadDim / 16][4];
@@ -67,11 +67,12 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
       device::WaitForCopies<0>();
     }
     device::SyncThreads();
-    const uint16_t* const keys =
-        stages + step % kStages * kStageElements<kHeadDim> + kStep * warp * kPitch<kHeadDim>;
-    const int seen = num_positions - warp * kGranule - step * kStep;
-    AddStep<T, kHeadDim>(
-        q, keys, keys + kGranule * kPitch<kHeadDim>, {seen, seen}, args.scale * kLog2E, state);
+    const KvTile tile = Loader::template Get<kThreads>(step);
+    const int first = warp * kGranule + step * kStep;  // of the chunk
+    const int hidden = first_seen - begin - first;
+    const int seen = num_positions - first;
+    AddStep<T, kHeadDim, kInt8>(
+        q, tile, kStep * warp, {{hidden, hidden}, {seen, seen}, args.scale, args.soft_cap}, state);
     device::SyncThreads();
   }
   for (int h = 0; h < 2; ++h) {
@@ -95,8 +96,9 @@ __global__ void MergeKernel(PagedDecodeArgs args) {
   const int head = device::BlockPosition().y;
   const int group = args.num_heads / args.num_kv_heads;
   const int length = args.lengths[sequence];
-  const int num_chunks = (length + kDeviceKvChunk - 1) / kDeviceKvChunk;
-  const int num_granules = (length + kGranule - 1) / kGranule;
+  const int first_chunk = FirstChunk(length, args.window);
+  const int num_chunks = (length + kDeviceKvChunk - 1) / kDeviceKvChunk - first_chunk;
+  const int num_granules = (length + kGranule - 1) / kGranule - first_chunk * kWarps;
   const int64_t first = args.first_item[sequence] + int64_t{head / group} * num_chunks;
   auto* const out =
       static_cast<uint16_t*>(args.out) + (int64_t{sequence} * args.num_heads + head) * kHeadDim;
@@ -116,48 +118,17 @@ __global__ void MergeKernel(PagedDecodeArgs args) {
   }
 }
 
-template <typename T, int kHeadDim>
-absl::Status Run(device::Stream stream, const PagedDecodeArgs& args) {
-  if (auto status = device::Launch(stream,
-                                   {args.num_items},
-                                   {kThreads},
-                                   int64_t{kStages} * kStageElements<kHeadDim> * sizeof(uint16_t),
-                                   ChunkKernel<T, kHeadDim>,
-                                   args);
-      !status.ok()) {
-    return status;
-  }
-  return device::Launch(
-      stream, {args.num_sequences, args.num_heads}, {kThreads}, 0, MergeKernel<T, kHeadDim>, args);
-}
-
-template <typename T>
-absl::Status RunHeadDim(device::Stream stream, const PagedDecodeArgs& args) {
-  switch (args.head_dim) {
-    case 64:
-      return Run<T, 64>(stream, args);
-    case 80:
-      return Run<T, 80>(stream, args);
-    case 96:
-      return Run<T, 96>(stream, args);
-    case 128:
-      return Run<T, 128>(stream, args);
-    case 256:
-      return Run<T, 256>(stream, args);
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("PagedDecode: head_dim ", args.head_dim, ", not 64, 80, 96, 128 or 256"));
-}
-
 }  // namespace
 
-DecodePlan PlanPagedDecode(absl::Span<const int32_t> lengths, int32_t num_kv_heads) {
+DecodePlan PlanPagedDecode(absl::Span<const int32_t> lengths,
+                           int32_t num_kv_heads,
+                           int32_t window) {
   DecodePlan plan;
   for (size_t s = 0; s < lengths.size(); ++s) {
     plan.first_item.push_back(static_cast<int32_t>(plan.items.size()));
     const int32_t num_chunks = (lengths[s] + kDeviceKvChunk - 1) / kDeviceKvChunk;
     for (int32_t head = 0; head < num_kv_heads; ++head) {
-      for (int32_t chunk = 0; chunk < num_chunks; ++chunk) {
+      for (int32_t chunk = FirstChunk(lengths[s], window); chunk < num_chunks; ++chunk) {
         plan.items.push_back({static_cast<int32_t>(s), head, chunk});
       }
     }
@@ -173,33 +144,38 @@ int64_t DecodePartialFloats(int64_t num_items,
 }
 
 absl::Status PagedDecode(device::Stream stream, const PagedDecodeArgs& args) {
-  const auto invalid = [](const char* what, int64_t value) {
-    return absl::InvalidArgumentError(absl::StrCat("PagedDecode: ", what, " is ", value));
-  };
-  if (args.num_sequences <= 0) return invalid("num_sequences", args.num_sequences);
-  if (args.num_items <= 0) return invalid("num_items", args.num_items);
-  if (args.page_size < 8 || args.page_size > 256 || (args.page_size & (args.page_size - 1)) != 0) {
-    return invalid("page_size", args.page_size);
-  }
-  if (args.num_kv_heads <= 0 || args.num_heads <= 0 || args.num_heads % args.num_kv_heads != 0 ||
+  constexpr char kOp[] = "PagedDecode";
+  if (auto status = CheckAttention(kOp, args); !status.ok()) return status;
+  if (args.num_sequences <= 0 || args.num_items <= 0 ||
       args.num_heads / args.num_kv_heads > kMaxQueryHeadsPerKv) {
-    return absl::InvalidArgumentError(absl::StrCat("PagedDecode: ",
+    return absl::InvalidArgumentError(absl::StrCat(kOp,
+                                                   ": ",
+                                                   args.num_sequences,
+                                                   " sequences, ",
+                                                   args.num_items,
+                                                   " items, ",
                                                    args.num_heads,
                                                    " query heads on ",
                                                    args.num_kv_heads,
                                                    " KV heads: 1 to 16 each"));
   }
-  if (args.q_stride < int64_t{args.num_heads} * args.head_dim) {
-    return invalid("q_stride", args.q_stride);
-  }
-  switch (args.dtype) {
-    case DType::kBF16:
-      return RunHeadDim<device::Bf16>(stream, args);
-    case DType::kF16:
-      return RunHeadDim<device::F16>(stream, args);
-    default:
-      return absl::InvalidArgumentError("PagedDecode: elements must be bf16 or f16");
-  }
+  return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, bool kInt8>() {
+    if (auto status = device::Launch(stream,
+                                     {args.num_items},
+                                     {kThreads},
+                                     KvLoader<T, kHeadDim, kInt8>::kSharedBytes,
+                                     ChunkKernel<T, kHeadDim, kInt8>,
+                                     args);
+        !status.ok()) {
+      return status;
+    }
+    return device::Launch(stream,
+                          {args.num_sequences, args.num_heads},
+                          {kThreads},
+                          0,
+                          MergeKernel<T, kHeadDim>,
+                          args);
+  });
 }
 
 }  // namespace paceline::kernels

@@ -4,7 +4,9 @@
 // KV is cut into fixed chunks of 256 positions and partial results are merged in position order, so
 // a sequence's bits do not depend on its batch.
 //
-// Cache: [page][kv_head][K | V][page_size tokens][head_dim] of 16-bit elements.
+// Cache: [page][kv_head][K | V][page_size tokens][head_dim] of 16-bit elements; or of int8, each
+// token's head with a scale of its own: [page][kv_head][K | V]{[page_size][head_dim] int8,
+// [page_size] float32}.
 #ifndef PACELINE_KERNELS_ATTENTION_PAGED_DECODE_DEVICE_H_
 #define PACELINE_KERNELS_ATTENTION_PAGED_DECODE_DEVICE_H_
 
@@ -29,12 +31,15 @@ struct DecodeItem {
 };
 
 // The work of one step, made on the host and copied to the device by the caller. The items of a
-// sequence and KV head are adjacent, in order of position.
+// sequence and KV head are adjacent, in order of position; with a window those before it are left
+// out.
 struct DecodePlan {
   std::vector<DecodeItem> items;
   std::vector<int32_t> first_item;  // [num_sequences], of KV head 0
 };
-DecodePlan PlanPagedDecode(absl::Span<const int32_t> lengths, int32_t num_kv_heads);
+DecodePlan PlanPagedDecode(absl::Span<const int32_t> lengths,
+                           int32_t num_kv_heads,
+                           int32_t window = 0);
 
 struct PagedDecodeArgs {
   const void* q;              // [num_sequences, num_heads, head_dim]
@@ -54,7 +59,10 @@ struct PagedDecodeArgs {
   int32_t num_kv_heads;
   int32_t head_dim;  // 64, 80, 96, 128 or 256
   float scale;
-  DType dtype;  // kBF16 or kF16, of q, cache and out
+  DType dtype;            // kBF16 or kF16, of q, cache and out
+  bool int8_kv = false;   // the cache is of int8
+  int32_t window = 0;     // positions that a row sees, its own the last; 0: all before it
+  float soft_cap = 0.0f;  // c > 0: scores become c * tanh(score / c)
 };
 
 // Floats of scratch: per query head the weighted sum of values, the maximum and the sum of weights.

@@ -11,26 +11,21 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kVectors = kWarps * kQueryRows;
-constexpr int kStages = 2;
 
-template <int kHeadDim>
-constexpr int kStageElements = 2 * kGranule* kPitch<kHeadDim>;
-
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, bool kInt8>
 __global__ void PrefillKernel(PagedPrefillArgs args) {
+  using Loader = KvLoader<T, kHeadDim, kInt8>;
   const PrefillItem item = args.items[device::BlockPosition().x];
   const PrefillSequence sequence = args.sequences[item.sequence];
   const int group = args.num_heads / args.num_kv_heads;
   const int num_vectors = sequence.num_rows * group;
   const int warp = device::ThreadPosition().x / 32;
   const int lane = device::ThreadPosition().x % 32;
-  auto* const stages = reinterpret_cast<uint16_t*>(device::SharedMemory());
-  const PagedCache cache{args.kv,
-                         args.page_table + int64_t{item.sequence} * args.max_pages,
-                         args.page_size,
-                         args.num_kv_heads,
-                         item.kv_head,
-                         kHeadDim};
+  const PagedCache<kHeadDim, kInt8> cache{args.kv,
+                                          args.page_table + int64_t{item.sequence} * args.max_pages,
+                                          args.page_size,
+                                          args.num_kv_heads,
+                                          item.kv_head};
 
   // Where vector `row` of this warp lies in a matrix whose rows are so many elements apart.
   const auto offset_of = [&](int row, int64_t stride) {
@@ -39,31 +34,33 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
     return token * stride + (item.kv_head * group + vector % group) * kHeadDim;
   };
   const auto exists = [&](int row) { return item.first + warp * kQueryRows + row < num_vectors; };
-  // Positions that vector `row` sees.
-  const auto seen_by = [&](int row) {
+  // The end of the positions that vector `row` sees, and their begin.
+  const auto end_of = [&](int row) {
     return sequence.context_before + (item.first + warp * kQueryRows + row) / group + 1;
+  };
+  const auto begin_before = [&](int end) {
+    return args.window > 0 && end > args.window ? end - args.window : 0;
   };
   const int last =
       item.first + kVectors < num_vectors ? item.first + kVectors - 1 : num_vectors - 1;
   const int end = sequence.context_before + last / group + 1;
   const int num_granules = (end + kGranule - 1) / kGranule;
+  const int first_granule =
+      begin_before(sequence.context_before + item.first / group + 1) / kGranule;
   const auto copy_granule = [&](int granule) {
-    CopyTile<kHeadDim, kThreads>(
-        cache,
-        [&](int row) { return granule * kGranule + row; },
-        end,
-        stages + granule % kStages * kStageElements<kHeadDim>);
+    Loader::template Copy<kThreads>(
+        cache, [&](int row) { return granule * kGranule + row; }, end, granule);
   };
 
   uint32_t q[kHeadDim / 16][4];
   const auto* const queries = static_cast<const uint16_t*>(args.q);
   LoadQuery<kHeadDim>(
       [&](int row) { return exists(row) ? queries + offset_of(row, args.q_stride) : nullptr; }, q);
-  const int seen[2] = {seen_by(lane / 4), seen_by(lane / 4 + 8)};
+  const int ends[2] = {end_of(lane / 4), end_of(lane / 4 + 8)};
   RowStates<kHeadDim> total;
   total.Clear();
-  copy_granule(0);
-  for (int granule = 0; granule < num_granules; ++granule) {
+  copy_granule(first_granule);
+  for (int granule = first_granule; granule < num_granules; ++granule) {
     if (granule + 1 < num_granules) {
       copy_granule(granule + 1);
       device::WaitForCopies<1>();
@@ -71,17 +68,19 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
       device::WaitForCopies<0>();
     }
     device::SyncThreads();
-    const uint16_t* keys = stages + granule % kStages * kStageElements<kHeadDim>;
+    const KvTile tile = Loader::template Get<kThreads>(granule);
     RowStates<kHeadDim> state;
     state.Clear();
-    for (int step = 0; step < kGranule / kStep; ++step, keys += kStep * kPitch<kHeadDim>) {
+    for (int step = 0; step < kGranule / kStep; ++step) {
       const int first = granule * kGranule + step * kStep;
-      AddStep<T, kHeadDim>(q,
-                           keys,
-                           keys + kGranule * kPitch<kHeadDim>,
-                           {seen[0] - first, seen[1] - first},
-                           args.scale * kLog2E,
-                           state);
+      AddStep<T, kHeadDim, kInt8>(q,
+                                  tile,
+                                  step * kStep,
+                                  {{begin_before(ends[0]) - first, begin_before(ends[1]) - first},
+                                   {ends[0] - first, ends[1] - first},
+                                   args.scale,
+                                   args.soft_cap},
+                                  state);
     }
     for (int h = 0; h < 2; ++h) {
       const MergeScales scales = MergeGranule(total.max[h], state.max[h]);
@@ -109,32 +108,6 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
   }
 }
 
-template <typename T>
-absl::Status RunHeadDim(device::Stream stream, const PagedPrefillArgs& args) {
-  const auto run = [&]<int kHeadDim>() {
-    return device::Launch(stream,
-                          {args.num_items},
-                          {kThreads},
-                          int64_t{kStages} * kStageElements<kHeadDim> * sizeof(uint16_t),
-                          PrefillKernel<T, kHeadDim>,
-                          args);
-  };
-  switch (args.head_dim) {
-    case 64:
-      return run.template operator()<64>();
-    case 80:
-      return run.template operator()<80>();
-    case 96:
-      return run.template operator()<96>();
-    case 128:
-      return run.template operator()<128>();
-    case 256:
-      return run.template operator()<256>();
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("PagedPrefill: head_dim ", args.head_dim, ", not 64, 80, 96, 128 or 256"));
-}
-
 }  // namespace
 
 std::vector<PrefillItem> PlanPagedPrefill(absl::Span<const PrefillSequence> sequences,
@@ -153,27 +126,19 @@ std::vector<PrefillItem> PlanPagedPrefill(absl::Span<const PrefillSequence> sequ
 }
 
 absl::Status PagedPrefill(device::Stream stream, const PagedPrefillArgs& args) {
+  constexpr char kOp[] = "PagedPrefill";
+  if (auto status = CheckAttention(kOp, args); !status.ok()) return status;
   if (args.num_items <= 0) {
-    return absl::InvalidArgumentError(absl::StrCat("PagedPrefill: num_items is ", args.num_items));
+    return absl::InvalidArgumentError(absl::StrCat(kOp, ": num_items is ", args.num_items));
   }
-  if (args.page_size < 8 || args.page_size > 256 || (args.page_size & (args.page_size - 1)) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("PagedPrefill: page_size is ", args.page_size));
-  }
-  if (args.num_kv_heads <= 0 || args.num_heads <= 0 || args.num_heads % args.num_kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "PagedPrefill: ", args.num_heads, " query heads on ", args.num_kv_heads, " KV heads"));
-  }
-  if (args.q_stride < int64_t{args.num_heads} * args.head_dim) {
-    return absl::InvalidArgumentError(absl::StrCat("PagedPrefill: q_stride is ", args.q_stride));
-  }
-  switch (args.dtype) {
-    case DType::kBF16:
-      return RunHeadDim<device::Bf16>(stream, args);
-    case DType::kF16:
-      return RunHeadDim<device::F16>(stream, args);
-    default:
-      return absl::InvalidArgumentError("PagedPrefill: elements must be bf16 or f16");
-  }
+  return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, bool kInt8>() {
+    return device::Launch(stream,
+                          {args.num_items},
+                          {kThreads},
+                          KvLoader<T, kHeadDim, kInt8>::kSharedBytes,
+                          PrefillKernel<T, kHeadDim, kInt8>,
+                          args);
+  });
 }
 
 }  // namespace paceline::kernels

@@ -53,7 +53,10 @@ struct PagedPrefillArgs {
   int32_t num_kv_heads;
   int32_t head_dim;  // 64, 80, 96, 128 or 256
   float scale;
-  DType dtype;  // kBF16 or kF16, of q, cache and out
+  DType dtype;           // kBF16 or kF16, of q, cache and out
+  bool int8_kv = false;  // as in PagedDecodeArgs
+  int32_t window = 0;
+  float soft_cap = 0.0f;
 };
 
 // InvalidArgument names the size that does not fit; Internal when the launch fails.

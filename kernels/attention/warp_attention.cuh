@@ -3,12 +3,14 @@
 //
 // Positions are cut into granules of 64, counted from 0. A granule is taken in by four steps of 16
 // positions with a running softmax of its own (Granule), and granules are merged in order of
-// position (MergeGranule). What a row does not see has weight 0 and changes nothing.
+// position (MergeGranule). What a row does not see has weight 0 and changes nothing, so a granule
+// that no row sees may as well be left out.
 #ifndef PACELINE_KERNELS_ATTENTION_WARP_ATTENTION_CUH_
 #define PACELINE_KERNELS_ATTENTION_WARP_ATTENTION_CUH_
 
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/device/element.cuh"
 
 namespace paceline::kernels {
@@ -16,6 +18,7 @@ namespace paceline::kernels {
 constexpr int kGranule = 64;  // positions
 constexpr int kStep = 16;     // positions
 constexpr int kQueryRows = 16;
+constexpr int kStages = 2;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLowest = -INFINITY;
 
@@ -24,44 +27,105 @@ constexpr float kLowest = -INFINITY;
 template <int kHeadDim>
 constexpr int kPitch = kHeadDim + 8;
 
-// Where K (which = 0) or V (1) of a position lies in the cache.
+// Where K (which = 0) or V (1) of a position lies in the cache (paged_decode_device.h).
+template <int kHeadDim, bool kInt8>
 struct PagedCache {
+  static constexpr int kRowBytes = kInt8 ? kHeadDim : 2 * kHeadDim;
+
   const void* kv;
   const int32_t* pages;  // of the sequence
   int32_t page_size;
   int32_t num_kv_heads;
   int32_t kv_head;
-  int32_t head_dim;
 
-  __device__ const uint16_t* Row(int which, int position) const {
+  // A head's part of the page of this position.
+  __device__ const char* Head(int which, int position) const {
     const int64_t page = pages[position / page_size];
     const int64_t head = (page * num_kv_heads + kv_head) * 2 + which;
-    return static_cast<const uint16_t*>(kv) + (head * page_size + position % page_size) * head_dim;
+    return static_cast<const char*>(kv) +
+           head * page_size * (kRowBytes + (kInt8 ? static_cast<int>(sizeof(float)) : 0));
+  }
+  __device__ const char* Row(int which, int position) const {
+    return Head(which, position) + position % page_size * kRowBytes;
+  }
+  __device__ const char* Scale(int which, int position) const {
+    return Head(which, position) + page_size * kRowBytes + position % page_size * sizeof(float);
   }
 };
 
-// Starts the block's copies of K and V of 64 positions, first(row) being that of row `row`, into
-// stage [2][64][pitch]; those from `end` on become zeros.
-template <int kHeadDim, int kThreads, typename PositionOfRow>
-__device__ __forceinline__ void CopyTile(const PagedCache& cache,
-                                         PositionOfRow position_of,
-                                         int end,
-                                         uint16_t* stage) {
-  constexpr int kPieces = kHeadDim / 8;  // of 16 bytes, in a row
-  for (int i = device::ThreadPosition().x; i < 2 * kGranule * kPieces; i += kThreads) {
-    const int piece = i % kPieces;
-    const int row = i / kPieces % kGranule;
-    const int which = i / (kPieces * kGranule);
-    const int position = position_of(row);
-    uint16_t* const to = stage + (which * kGranule + row) * kPitch<kHeadDim> + 8 * piece;
-    if (position < end) {
-      device::CopyAsync16(to, cache.Row(which, position) + 8 * piece);
-    } else {
-      for (int j = 0; j < 8; ++j) to[j] = 0;
-    }
+// Keys and values of 64 positions in shared memory, as the tensor cores want them.
+struct KvTile {
+  uint16_t* keys;       // [64][pitch], values behind them
+  const float* scales;  // int8: [2][64], of keys and of values
+};
+
+// How keys and values come into shared memory: a stage is what asynchronous copies bring. Rows of
+// 16 bits are used where they arrive; int8 is made 16 bits, exactly, in a buffer of its own.
+template <typename T, int kHeadDim, bool kInt8>
+struct KvLoader {
+  using Cache = PagedCache<kHeadDim, kInt8>;
+  static constexpr int kTileBytes = 2 * kGranule * kPitch<kHeadDim> * sizeof(uint16_t);
+  static constexpr int kInt8Bytes = 2 * kGranule * kHeadDim;
+  static constexpr int kScaleBytes = 2 * kGranule * sizeof(float);
+  static constexpr int kStageBytes = kInt8 ? kInt8Bytes + kScaleBytes : kTileBytes;
+  static constexpr int kSharedBytes = kStages * kStageBytes + (kInt8 ? kTileBytes : 0);
+
+  __device__ static char* Stage(int step) {
+    return device::SharedMemory() + step % kStages * kStageBytes;
   }
-  device::CommitCopies();
-}
+
+  // Starts the block's copies of 64 positions, position_of(row) being that of row `row`: runs of 16
+  // or more from a multiple of it. Rows of 16 bits from `end` on become zeros; nobody looks at
+  // those of 8.
+  template <int kThreads, typename PositionOfRow>
+  __device__ static void Copy(const Cache& cache, PositionOfRow position_of, int end, int step) {
+    constexpr int kPieces = Cache::kRowBytes / 16;
+    constexpr int kRowPitch = kInt8 ? kHeadDim : 2 * kPitch<kHeadDim>;
+    char* const stage = Stage(step);
+    for (int i = device::ThreadPosition().x; i < 2 * kGranule * kPieces; i += kThreads) {
+      const int piece = i % kPieces;
+      const int row = i / kPieces % kGranule;
+      const int which = i / (kPieces * kGranule);
+      const int position = position_of(row);
+      char* const to = stage + (which * kGranule + row) * kRowPitch + 16 * piece;
+      if (position < end) {
+        device::CopyAsync16(to, cache.Row(which, position) + 16 * piece);
+      } else if constexpr (!kInt8) {
+        for (int j = 0; j < 8; ++j) reinterpret_cast<uint16_t*>(to)[j] = 0;
+      }
+    }
+    if constexpr (kInt8) {
+      for (int i = device::ThreadPosition().x; i < 2 * kGranule / 4; i += kThreads) {
+        const int which = i / (kGranule / 4);
+        const int position = position_of(i % (kGranule / 4) * 4);
+        if (position < end) {
+          device::CopyAsync16(stage + kInt8Bytes + 16 * i, cache.Scale(which, position));
+        }
+      }
+    }
+    device::CommitCopies();
+  }
+
+  // What Copy brought, once it is there for all threads of the block.
+  template <int kThreads>
+  __device__ static KvTile Get(int step) {
+    char* const stage = Stage(step);
+    if constexpr (!kInt8) return {reinterpret_cast<uint16_t*>(stage), nullptr};
+    auto* const tile = reinterpret_cast<uint16_t*>(device::SharedMemory() + kStages * kStageBytes);
+    for (int i = device::ThreadPosition().x; i < kInt8Bytes / 4; i += kThreads) {
+      const uint32_t four = reinterpret_cast<const uint32_t*>(stage)[i];
+      auto* const to = reinterpret_cast<uint32_t*>(tile + 4 * i / kHeadDim * kPitch<kHeadDim> +
+                                                   4 * i % kHeadDim);
+      const auto number = [&](int j) {
+        return static_cast<float>(static_cast<int8_t>(four >> 8 * j));
+      };
+      to[0] = device::Pack<T>(number(0), number(1));
+      to[1] = device::Pack<T>(number(2), number(3));
+    }
+    device::SyncThreads();
+    return {tile, reinterpret_cast<const float*>(stage + kInt8Bytes)};
+  }
+};
 
 // Query vectors as the left operand; row_of(row) points to one, or is null for none (zeros). A lane
 // holds rows lane / 4 and that + 8.
@@ -126,16 +190,32 @@ __device__ __forceinline__ MergeScales MergeGranule(float max, float granule_max
   return {most, device::Exp2(max - base), device::Exp2(granule_max - base)};
 }
 
-// Takes in 16 positions, of which each half's rows see the first visible[h].
-template <typename T, int kHeadDim>
+// Which positions of a step, and what becomes of scores.
+struct StepView {
+  int begin[2];  // each half's rows see [begin[h], end[h]) of the 16
+  int end[2];
+  float scale;
+  float soft_cap;  // 0: none
+
+  // In units of log 2.
+  __device__ __forceinline__ float Score(float product, int h, int position) const {
+    if (position < begin[h] || position >= end[h]) return kLowest;
+    if (soft_cap == 0) return product * (scale * kLog2E);
+    return soft_cap * device::Tanh(product * scale / soft_cap) * kLog2E;
+  }
+};
+
+// Takes in 16 positions of a tile, from row `first` on.
+template <typename T, int kHeadDim, bool kInt8>
 __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
-                                        const uint16_t* keys,
-                                        const uint16_t* values,
-                                        const int (&visible)[2],
-                                        float scale_log2,
+                                        const KvTile& tile,
+                                        int first,
+                                        const StepView& view,
                                         RowStates<kHeadDim>& state) {
   const int lane = device::ThreadPosition().x % 32;
   const int matrix = lane / 8;
+  const uint16_t* const keys = tile.keys + first * kPitch<kHeadDim>;
+  const uint16_t* const values = keys + kGranule * kPitch<kHeadDim>;
   float scores[2][4] = {};
   for (int k = 0; k < kHeadDim / 16; ++k) {
     uint32_t b[4];
@@ -149,8 +229,10 @@ __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
     float most = state.max[h];
     for (int n = 0; n < 2; ++n) {
       for (int i = 0; i < 2; ++i) {
+        const int position = n * 8 + lane % 4 * 2 + i;
         float& score = scores[n][2 * h + i];
-        score = n * 8 + lane % 4 * 2 + i < visible[h] ? score * scale_log2 : kLowest;
+        if constexpr (kInt8) score *= tile.scales[first + position];
+        score = view.Score(score, h, position);
         most = most > score ? most : score;
       }
     }
@@ -163,6 +245,8 @@ __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
         float& score = scores[n][2 * h + i];
         score = device::Exp2(score - base);
         added += score;
+        // There may be no scale where there is no weight.
+        if (kInt8 && score != 0) score *= tile.scales[kGranule + first + n * 8 + lane % 4 * 2 + i];
       }
     }
     state.max[h] = most;
@@ -182,6 +266,57 @@ __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
       T::Mma(o, p, {b[2 * n], b[2 * n + 1]});
     }
   }
+}
+
+// ---- On the host; for the arguments of decode and prefill, which name the same things alike.
+
+template <typename Args>
+absl::Status CheckAttention(const char* op, const Args& args) {
+  const auto invalid = [&](const char* what, int64_t value) {
+    return absl::InvalidArgumentError(absl::StrCat(op, ": ", what, " is ", value));
+  };
+  const int32_t page_size = args.page_size;
+  if (page_size < 8 || page_size > 256 || (page_size & (page_size - 1)) != 0) {
+    return invalid("page_size", page_size);
+  }
+  if (args.num_kv_heads <= 0 || args.num_heads <= 0 || args.num_heads % args.num_kv_heads != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(op, ": ", args.num_heads, " query heads on ", args.num_kv_heads, " KV heads"));
+  }
+  if (args.q_stride < int64_t{args.num_heads} * args.head_dim) {
+    return invalid("q_stride", args.q_stride);
+  }
+  if (args.window < 0) return invalid("window", args.window);
+  if (args.soft_cap < 0) return invalid("soft_cap", static_cast<int64_t>(args.soft_cap));
+  return absl::OkStatus();
+}
+
+// Calls run.template operator()<T, kHeadDim, kInt8>() for the types of the cache.
+template <typename Args, typename Run>
+absl::Status ForAttentionTypes(const char* op, const Args& args, Run run) {
+  const auto with_type = [&]<typename T, int kHeadDim>() {
+    return args.int8_kv ? run.template operator()<T, kHeadDim, true>()
+                        : run.template operator()<T, kHeadDim, false>();
+  };
+  const auto with_head_dim = [&]<typename T>() -> absl::Status {
+    switch (args.head_dim) {
+      case 64:
+        return with_type.template operator()<T, 64>();
+      case 80:
+        return with_type.template operator()<T, 80>();
+      case 96:
+        return with_type.template operator()<T, 96>();
+      case 128:
+        return with_type.template operator()<T, 128>();
+      case 256:
+        return with_type.template operator()<T, 256>();
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat(op, ": head_dim ", args.head_dim, ", not 64, 80, 96, 128 or 256"));
+  };
+  if (args.dtype == DType::kBF16) return with_head_dim.template operator()<device::Bf16>();
+  if (args.dtype == DType::kF16) return with_head_dim.template operator()<device::F16>();
+  return absl::InvalidArgumentError(absl::StrCat(op, ": elements must be bf16 or f16"));
 }
 
 }  // namespace paceline::kernels

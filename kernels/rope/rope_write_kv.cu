@@ -1,4 +1,7 @@
-// A block takes one row, a thread one pair of elements at a time. Bound by memory.
+// A block takes one row, a thread one pair of elements at a time; where keys and values become int8
+// a warp takes one of their heads, for the scale of all. Bound by memory.
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/device/element.cuh"
 #include "kernels/rope/rope_write_kv_device.h"
@@ -7,46 +10,143 @@ namespace paceline::kernels {
 namespace {
 
 constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+constexpr int kMaxPairs = 256 / 2 / 32;  // of a lane, in an int8 cache
+
+// Two elements of a head that turn together, or past rotary_dim, where nothing turns, neighbours.
+struct Pair {
+  int32_t first;  // indices
+  int32_t second;
+  float a;  // what they become
+  float b;
+};
+
+// The row of a block.
+template <typename T>
+class Row {
+ public:
+  __device__ explicit Row(const RopeWriteKvArgs& args)
+      : args_(args),
+        row_(device::BlockPosition().x),
+        num_turned_(args.num_heads + args.num_kv_heads),
+        x_(static_cast<uint16_t*>(args.qkv) +
+           row_ * (num_turned_ + args.num_kv_heads) * args.head_dim),
+        cosines_(args.angles + int64_t{args.positions[row_]} * args.rotary_dim) {}
+
+  __device__ Pair Turned(int32_t head, int32_t pair) const {
+    const int32_t half = args_.rotary_dim / 2;
+    const bool apart = args_.style == RopeStyle::kHalf && pair < half;
+    Pair result;
+    result.first = apart ? pair : 2 * pair;
+    result.second = apart ? pair + half : 2 * pair + 1;
+    result.a = T::ToFloat(Head(head)[result.first]);
+    result.b = T::ToFloat(Head(head)[result.second]);
+    if (head < num_turned_ && pair < half) {
+      const float cosine = cosines_[pair];
+      const float sine = cosines_[half + pair];
+      const float u = result.a;
+      const float v = result.b;
+      result.a = u * cosine - v * sine;
+      result.b = u * sine + v * cosine;
+    }
+    return result;
+  }
+
+  // In qkv.
+  __device__ uint16_t* Head(int32_t head) const { return x_ + head * args_.head_dim; }
+
+  // Where the cache has the first token of this page of head `head`, which is not a query's, a
+  // token there having so many bytes.
+  __device__ char* Page(int32_t head, int32_t token_bytes) const {
+    const int32_t value = head >= num_turned_ ? 1 : 0;
+    const int64_t kv_head = head - args_.num_heads - value * args_.num_kv_heads;
+    const int64_t page = args_.slots[row_] / args_.page_size;
+    const int64_t part = (page * args_.num_kv_heads + kv_head) * 2 + value;
+    return static_cast<char*>(args_.kv) + part * args_.page_size * token_bytes;
+  }
+  __device__ int32_t token() const {
+    return static_cast<int32_t>(args_.slots[row_] % args_.page_size);
+  }
+
+ private:
+  const RopeWriteKvArgs& args_;
+  const int64_t row_;
+  const int32_t num_turned_;
+  uint16_t* const x_;
+  const float* const cosines_;
+};
+
+template <typename T>
+__device__ __forceinline__ void Store(const Pair& pair, uint16_t* to) {
+  to[pair.first] = T::FromFloat(pair.a);
+  to[pair.second] = T::FromFloat(pair.b);
+}
 
 template <typename T>
 __global__ void RopeWriteKvKernel(RopeWriteKvArgs args) {
-  const int64_t row = device::BlockPosition().x;
-  const int32_t half = args.rotary_dim / 2;
+  const Row<T> row(args);
   const int32_t pairs = args.head_dim / 2;
-  const int32_t num_turned = args.num_heads + args.num_kv_heads;
-  const int32_t num_all = num_turned + args.num_kv_heads;
-  auto* const x = static_cast<uint16_t*>(args.qkv) + row * num_all * args.head_dim;
-  const float* const cosines = args.angles + int64_t{args.positions[row]} * args.rotary_dim;
-  const int64_t page = args.slots[row] / args.page_size;
-  const int64_t token = args.slots[row] % args.page_size;
-  for (int32_t i = device::ThreadPosition().x; i < num_all * pairs; i += kThreads) {
+  const int32_t num_heads = args.num_heads + 2 * args.num_kv_heads;
+  for (int32_t i = device::ThreadPosition().x; i < num_heads * pairs; i += kThreads) {
     const int32_t head = i / pairs;
-    const int32_t pair = i % pairs;
-    // Past rotary_dim nothing turns, and elements are paired with their neighbours.
-    const bool turns = head < num_turned && pair < half;
-    const bool apart = args.style == RopeStyle::kHalf && pair < half;
-    const int32_t first = apart ? pair : 2 * pair;
-    const int32_t second = apart ? pair + half : 2 * pair + 1;
-    uint16_t* const from = x + head * args.head_dim;
-    uint16_t a = from[first];
-    uint16_t b = from[second];
-    if (turns) {
-      const float cosine = cosines[pair];
-      const float sine = cosines[half + pair];
-      const float u = T::ToFloat(a);
-      const float v = T::ToFloat(b);
-      a = T::FromFloat(u * cosine - v * sine);
-      b = T::FromFloat(u * sine + v * cosine);
-    }
-    uint16_t* to = from;
+    uint16_t* to = row.Head(head);
     if (head >= args.num_heads) {
-      const int32_t value = head >= num_turned ? 1 : 0;
-      const int64_t kv_head = head - args.num_heads - value * args.num_kv_heads;
-      const int64_t place = ((page * args.num_kv_heads + kv_head) * 2 + value) * args.page_size;
-      to = static_cast<uint16_t*>(args.kv) + (place + token) * args.head_dim;
+      to = reinterpret_cast<uint16_t*>(row.Page(head, 2 * args.head_dim)) +
+           row.token() * args.head_dim;
     }
-    to[first] = a;
-    to[second] = b;
+    Store<T>(row.Turned(head, i % pairs), to);
+  }
+}
+
+// A warp stores a head as int8, with its scale (kernels/kv_cache/write_kv_cpu.cc).
+template <typename T>
+__device__ void StoreInt8(const RopeWriteKvArgs& args, const Row<T>& row, int32_t head) {
+  const int32_t lane = device::ThreadPosition().x % 32;
+  const int32_t pairs = args.head_dim / 2;
+  Pair mine[kMaxPairs];
+  float largest = 0;
+  bool finite = true;
+#pragma unroll
+  for (int i = 0; i < kMaxPairs; ++i) {
+    if (lane + 32 * i >= pairs) break;
+    mine[i] = row.Turned(head, lane + 32 * i);
+    for (const float x : {mine[i].a, mine[i].b}) {
+      const float magnitude = x < 0 ? -x : x;
+      largest = largest > magnitude ? largest : magnitude;
+      finite &= x - x == 0.0f;
+    }
+  }
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const float other = device::ShuffleXor(largest, mask);
+    largest = largest > other ? largest : other;
+    finite &= device::ShuffleXor(finite ? 1 : 0, mask) != 0;
+  }
+  const bool zero = !finite || largest < 1e-30f;
+  const float scale = zero ? (finite ? 0.0f : NAN) : largest / 127.0f;
+  const float inverse = zero ? 0.0f : 1.0f / scale;
+  char* const page = row.Page(head, args.head_dim + static_cast<int>(sizeof(float)));
+  auto* const to = reinterpret_cast<int8_t*>(page) + row.token() * args.head_dim;
+#pragma unroll
+  for (int i = 0; i < kMaxPairs; ++i) {
+    if (lane + 32 * i >= pairs) break;
+    to[mine[i].first] = zero ? 0 : device::RoundToInt8(mine[i].a * inverse);
+    to[mine[i].second] = zero ? 0 : device::RoundToInt8(mine[i].b * inverse);
+  }
+  if (lane == 0) {
+    reinterpret_cast<float*>(page + args.page_size * args.head_dim)[row.token()] = scale;
+  }
+}
+
+template <typename T>
+__global__ void RopeWriteInt8KvKernel(RopeWriteKvArgs args) {
+  const Row<T> row(args);
+  const int32_t pairs = args.head_dim / 2;
+  for (int32_t i = device::ThreadPosition().x; i < args.num_heads * pairs; i += kThreads) {
+    Store<T>(row.Turned(i / pairs, i % pairs), row.Head(i / pairs));
+  }
+  for (int32_t head = device::ThreadPosition().x / 32; head < 2 * args.num_kv_heads;
+       head += kWarps) {
+    StoreInt8(args, row, args.num_heads + head);
   }
 }
 
@@ -55,7 +155,8 @@ __global__ void RopeWriteKvKernel(RopeWriteKvArgs args) {
 absl::Status RopeWriteKv(device::Stream stream, const RopeWriteKvArgs& args) {
   if (args.rows <= 0 || args.num_heads <= 0 || args.num_kv_heads <= 0 || args.head_dim <= 0 ||
       args.head_dim % 2 != 0 || args.rotary_dim < 0 || args.rotary_dim % 2 != 0 ||
-      args.rotary_dim > args.head_dim || args.page_size <= 0) {
+      args.rotary_dim > args.head_dim || args.page_size <= 0 ||
+      (args.int8_kv && args.head_dim > 64 * kMaxPairs)) {
     return absl::InvalidArgumentError(absl::StrCat("RopeWriteKv: ",
                                                    args.rows,
                                                    " rows of ",
@@ -72,13 +173,12 @@ absl::Status RopeWriteKv(device::Stream stream, const RopeWriteKvArgs& args) {
   if (args.dtype != DType::kBF16 && args.dtype != DType::kF16) {
     return absl::InvalidArgumentError("RopeWriteKv: elements must be bf16 or f16");
   }
-  return device::Launch(
-      stream,
-      {args.rows},
-      {kThreads},
-      0,
-      args.dtype == DType::kBF16 ? RopeWriteKvKernel<device::Bf16> : RopeWriteKvKernel<device::F16>,
-      args);
+  const bool bf16 = args.dtype == DType::kBF16;
+  void (*const kernel)(RopeWriteKvArgs) =
+      args.int8_kv
+          ? (bf16 ? RopeWriteInt8KvKernel<device::Bf16> : RopeWriteInt8KvKernel<device::F16>)
+          : (bf16 ? RopeWriteKvKernel<device::Bf16> : RopeWriteKvKernel<device::F16>);
+  return device::Launch(stream, {args.rows}, {kThreads}, 0, kernel, args);
 }
 
 }  // namespace paceline::kernels

@@ -28,7 +28,8 @@ struct RopeWriteKvArgs {
   int32_t rotary_dim;  // even, at most head_dim
   int32_t page_size;
   RopeStyle style;
-  DType dtype;  // kBF16 or kF16, of qkv and cache
+  DType dtype;           // kBF16 or kF16, of qkv and cache
+  bool int8_kv = false;  // the cache is of int8; head_dim at most 256
 };
 
 // A row's bits depend on that row alone. InvalidArgument for sizes that do not fit; Internal when

@@ -148,6 +148,11 @@ __device__ __forceinline__ float Exp(float x) { return __expf(x); }
 // a * b + c, rounded once; nothing else is fused (--fmad=false).
 __device__ __forceinline__ float MulAdd(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ float Exp2(float x) { return exp2f(x); }
+// To nearest, ties to even. REQUIRES: it fits.
+__device__ __forceinline__ int8_t RoundToInt8(float x) {
+  return static_cast<int8_t>(__float2int_rn(x));
+}
+__device__ __forceinline__ float Tanh(float x) { return tanhf(x); }
 __device__ __forceinline__ float InverseSqrt(float x) { return rsqrtf(x); }
 
 // Starts kernel(args…) on the stream. Internal with CUDA's words when it cannot be started.

@@ -15,6 +15,7 @@
 
 #define __global__
 #define __device__
+#define __host__
 #define __forceinline__ inline
 
 namespace paceline::kernels::device {
@@ -211,6 +212,9 @@ inline float Exp(float x) { return std::exp(x); }
 inline float Exp2(float x) { return std::exp2(x); }
 // a * b + c, rounded once; nothing else is fused.
 inline float MulAdd(float a, float b, float c) { return std::fma(a, b, c); }
+// To nearest, ties to even. REQUIRES: it fits.
+inline int8_t RoundToInt8(float x) { return static_cast<int8_t>(std::lrint(x)); }
+inline float Tanh(float x) { return std::tanh(x); }
 inline float InverseSqrt(float x) { return 1.0f / std::sqrt(x); }
 
 // Runs kernel(args…) on every thread of the grid.

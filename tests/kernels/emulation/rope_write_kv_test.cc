@@ -1,5 +1,7 @@
 // RoPE and the KV write for CUDA, in emulation, beside double precision.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -84,6 +86,82 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
   int64_t written = 0;
   for (const uint16_t bits : kv.ToVector()) written += bits != 0xffff ? 1 : 0;
   EXPECT_EQ(written, kRows * 2 * kKvHeads * head_dim) << "nothing else";
+}
+
+// By a quarter turn, so that the numbers stay what they are: (a, b) becomes (-b, a).
+TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
+  for (const int32_t head_dim : {64, 80, 256}) {
+    const int64_t width = (kHeads + 2 * kKvHeads) * head_dim;
+    const int64_t head_bytes = kPageSize * (head_dim + 4);
+    std::vector<uint16_t> qkv;
+    for (const float value : RandomFloats(kRows * width, 2)) qkv.push_back(FloatToHalf(value));
+    const int64_t first_key = kHeads * head_dim;
+    // Row 1, key of head 0: zeros; its value: not a number.
+    std::fill_n(qkv.begin() + width + first_key, head_dim, 0);
+    qkv[width + (kHeads + kKvHeads) * head_dim + 3] = 0x7e00;
+    const std::vector<int32_t> positions(kRows, 0);
+    const std::vector<int64_t> slots = {31, 0, 9, 17, 18};
+    DeviceArray<uint16_t> x(qkv);
+    DeviceArray<uint8_t> kv(kPages * kKvHeads * 2 * head_bytes);
+    DeviceArray<int32_t> where(positions);
+    DeviceArray<int64_t> to(slots);
+    DeviceArray<float> angles(std::vector<float>{0, 0, 1, 1});
+    const absl::Status status = RopeWriteKv(nullptr,
+                                            {.qkv = x.data(),
+                                             .angles = angles.data(),
+                                             .positions = where.data(),
+                                             .slots = to.data(),
+                                             .kv = kv.data(),
+                                             .rows = kRows,
+                                             .num_heads = kHeads,
+                                             .num_kv_heads = kKvHeads,
+                                             .head_dim = head_dim,
+                                             .rotary_dim = 4,
+                                             .page_size = kPageSize,
+                                             .style = RopeStyle::kHalf,
+                                             .dtype = DType::kF16,
+                                             .int8_kv = true});
+    ASSERT_TRUE(status.ok()) << status;
+    for (int32_t row = 0; row < kRows; ++row) {
+      for (int32_t head = 0; head < kHeads + kKvHeads; ++head) {
+        uint16_t* const bits = &qkv[row * width + head * head_dim];
+        for (const int32_t d : {0, 1}) {
+          const uint16_t a = bits[d];
+          bits[d] = FloatToHalf(-HalfToFloat(bits[d + 2]));
+          bits[d + 2] = a;
+        }
+      }
+      for (int64_t i = row * width; i < row * width + first_key; ++i) {
+        ASSERT_EQ(HalfToFloat(x[i]), HalfToFloat(qkv[i])) << i;
+      }
+      for (int32_t part = 0; part < 2 * kKvHeads; ++part) {
+        const int32_t head = part % 2 * kKvHeads + part / 2;  // keys of all, then values
+        const uint16_t* const from =
+            qkv.data() + row * width + first_key + int64_t{head} * head_dim;
+        const int64_t page = slots[row] / kPageSize * kKvHeads * 2 + part;
+        const uint8_t* const stored = kv.data() + page * head_bytes;
+        const int64_t token = slots[row] % kPageSize;
+        float scale;
+        std::memcpy(&scale, stored + kPageSize * head_dim + token * 4, 4);
+        if (row == 1 && part == 1) {
+          EXPECT_TRUE(std::isnan(scale));
+          continue;
+        }
+        float largest = 0;
+        for (int32_t d = 0; d < head_dim; ++d) {
+          largest = std::max(largest, std::fabs(HalfToFloat(from[d])));
+        }
+        EXPECT_FLOAT_EQ(scale, largest / 127) << row << " " << part;
+        for (int32_t d = 0; d < head_dim; ++d) {
+          const auto byte = static_cast<int8_t>(stored[token * head_dim + d]);
+          ASSERT_NEAR(byte * scale, HalfToFloat(from[d]), 0.501f * scale) << row << " " << part;
+        }
+      }
+    }
+    int64_t untouched = 0;
+    for (const uint8_t byte : kv.ToVector()) untouched += byte == 0xff ? 1 : 0;
+    EXPECT_GE(untouched, (kPages * kPageSize - kRows) * kKvHeads * 2 * (head_dim + 4));
+  }
 }
 
 TEST(RopeWriteKvSizesTest, WrongSizesAreInvalid) {
