@@ -74,7 +74,7 @@ absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
   const auto kept = std::make_shared<worker::LocalRanks>(std::move(ranks));
   launch.resources = kept;
   launch.beats = [kept = kept.get()](size_t i) {
-    return kept->Beats(kept->first() + static_cast<int32_t>(i));
+    return kept->Beats(kept->first() + static_cast<int32_t>(i))->load(std::memory_order_relaxed);
   };
   return launch;
 }

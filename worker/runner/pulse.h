@@ -8,8 +8,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "proto/support/clock.h"
 
@@ -20,9 +22,8 @@ constexpr int64_t kMaxWorkMs = 4'000;
 
 class Pulse {
  public:
-  // `beats` outlives this.
-  explicit Pulse(std::atomic<uint32_t>& beats, int64_t max_work_ms = kMaxWorkMs)
-      : beats_(beats), max_work_ms_(max_work_ms), thread_([this] { Beat(); }) {}
+  explicit Pulse(std::shared_ptr<std::atomic<uint32_t>> beats, int64_t max_work_ms = kMaxWorkMs)
+      : beats_(std::move(beats)), max_work_ms_(max_work_ms), thread_([this] { Beat(); }) {}
   ~Pulse();
   Pulse(const Pulse&) = delete;
   Pulse& operator=(const Pulse&) = delete;
@@ -36,7 +37,7 @@ class Pulse {
   static constexpr int64_t kWaiting = -1;
   void Beat();
 
-  std::atomic<uint32_t>& beats_;
+  const std::shared_ptr<std::atomic<uint32_t>> beats_;
   const int64_t max_work_ms_;
   std::atomic<int64_t> working_since_ms_{kWaiting};
   std::mutex mutex_;

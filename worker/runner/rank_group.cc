@@ -38,10 +38,11 @@ absl::StatusOr<LocalRanks> LocalRanks::Create(int32_t tensor_size,
                                               HostPlace host,
                                               int64_t step_bytes) {
   LocalRanks ranks{.sizes = RankPlace::Of(0, tensor_size, num_stages), .host = host};
-  if (ranks.HasAll()) {
-    ShmGroup::Options options{.size = ranks.sizes.num_ranks()};
-    const int64_t room =
-        num_stages == 1 ? 0 : std::max(kLogitsRoom, num_stages * (step_bytes + kPlanRoom));
+  if (ranks.sizes.num_ranks() > 1) {
+    ShmGroup::Options options{.size = ranks.count()};
+    const int64_t room = num_stages == 1 || host.num_nodes > 1
+                             ? 0
+                             : std::max(kLogitsRoom, num_stages * (step_bytes + kPlanRoom));
     while (options.channel_bytes < room) options.channel_bytes *= 2;
     ASSIGN_OR_RETURN(ranks.all, ShmGroup::Create(options));
   }
@@ -64,7 +65,7 @@ absl::StatusOr<LocalRanks> LocalRanks::Open(int32_t tensor_size,
     ASSIGN_OR_RETURN(group, ShmGroup::Open(fds[next++]));
     return absl::OkStatus();
   };
-  if (ranks.HasAll()) RETURN_IF_ERROR(open(ranks.all));
+  if (ranks.sizes.num_ranks() > 1) RETURN_IF_ERROR(open(ranks.all));
   ranks.stages.resize(num_stages);
   for (int32_t stage = 0; stage < num_stages; ++stage) {
     if (ranks.HasStage(stage)) RETURN_IF_ERROR(open(ranks.stages[stage]));
@@ -95,7 +96,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& rank
   group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
   if (ranks.all == nullptr) return group;
   ASSIGN_OR_RETURN(group->all, JoinShmGroup(ranks.all, rank, {}));
-  group->pulse = std::make_unique<Pulse>(ranks.all->seat(rank).beats);
+  group->pulse = std::make_unique<Pulse>(ranks.Beats(rank));
   const std::shared_ptr<ShmGroup>& stage = ranks.stages[group->place.stage];
   if (stage == nullptr) return group;
   ASSIGN_OR_RETURN(group->tensor, JoinShmGroup(stage, group->place.tensor_rank, {}));
@@ -113,6 +114,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinRanksOfNodes(const LocalRanks& ra
       JoinTcpReplica(options, rank, ranks.sizes.tensor_size, ranks.stages[group->place.stage]));
   group->all = std::move(replica.all);
   group->peers = std::move(replica.peers);
+  group->pulse = std::make_unique<Pulse>(ranks.Beats(rank));
   if (ranks.sizes.tensor_size > 1) group->tensor = std::move(replica.stage);
   return group;
 }

@@ -3,6 +3,7 @@
 #ifndef PACELINE_WORKER_RUNNER_RANK_GROUP_H_
 #define PACELINE_WORKER_RUNNER_RANK_GROUP_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -30,7 +31,7 @@ struct RankGroup {
   std::unique_ptr<Communicator> all;     // null: one rank alone
   std::unique_ptr<Communicator> tensor;  // of its stage, in tensor-rank order; null: one
   std::vector<Socket> peers;             // across hosts: as TcpReplica says
-  std::unique_ptr<Pulse> pulse;          // null: nobody watches; ends before what it beats in
+  std::unique_ptr<Pulse> pulse;          // null: one rank
 
   bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
   // Returns when every rank has called it, without limit; from then on operations have one.
@@ -51,7 +52,8 @@ struct HostPlace {
 struct LocalRanks {
   RankPlace sizes;  // of the replica
   HostPlace host;
-  std::shared_ptr<ShmGroup> all;                  // null: one rank, or several hosts
+  // This host's: their pulses, and how they exchange if these are all. Null: one rank.
+  std::shared_ptr<ShmGroup> all;
   std::vector<std::shared_ptr<ShmGroup>> stages;  // [num_stages]; null: one rank, or not all here
 
   // `step_bytes`: the hidden states of the largest step, [max_batch_tokens, hidden] f32. A channel
@@ -71,13 +73,12 @@ struct LocalRanks {
 
   int32_t count() const { return sizes.num_ranks() / host.num_nodes; }
   int32_t first() const { return host.node * count(); }
-  // How often a rank has shown that it lives; 0: not yet, or ranks are not watched here.
-  uint32_t Beats(int32_t rank) const {
-    return all == nullptr ? 0 : all->seat(rank).beats.load(std::memory_order_relaxed);
+  // How often a rank of this host has shown that it lives; 0: not yet. REQUIRES: several ranks.
+  std::shared_ptr<std::atomic<uint32_t>> Beats(int32_t rank) const {
+    return {all, &all->seat(rank - first()).beats};
   }
 
  private:
-  bool HasAll() const { return sizes.num_ranks() > 1 && host.num_nodes == 1; }
   bool HasStage(int32_t stage) const;
 };
 

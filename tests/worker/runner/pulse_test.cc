@@ -11,35 +11,35 @@ void AwaitMoreThan(const std::atomic<uint32_t>& counter, uint32_t beats) {
 }
 
 TEST(PulseTest, BeatsWhileTheRankWaitsAndWhileItWorks) {
-  std::atomic<uint32_t> beats{0};
+  const auto beats = std::make_shared<std::atomic<uint32_t>>(0);
   Pulse pulse(beats);
-  AwaitMoreThan(beats, 0);
+  AwaitMoreThan(*beats, 0);
   pulse.Working();
-  AwaitMoreThan(beats, beats.load());
+  AwaitMoreThan(*beats, beats->load());
   pulse.Waiting();
-  AwaitMoreThan(beats, beats.load());
+  AwaitMoreThan(*beats, beats->load());
 }
 
 TEST(PulseTest, StopsWhenWorkTakesTooLong) {
-  std::atomic<uint32_t> beats{0};
-  std::atomic<uint32_t> clock{0};
+  const auto beats = std::make_shared<std::atomic<uint32_t>>(0);
+  const auto clock = std::make_shared<std::atomic<uint32_t>>(0);
   Pulse pulse(beats, /*max_work_ms=*/0);
-  AwaitMoreThan(beats, 0);
+  AwaitMoreThan(*beats, 0);
   pulse.Working();
-  const uint32_t most = beats.load() + 1;  // one may be under way
+  const uint32_t most = beats->load() + 1;  // one may be under way
   Pulse other(clock);
-  AwaitMoreThan(clock, 2);
-  EXPECT_LE(beats.load(), most);
+  AwaitMoreThan(*clock, 2);
+  EXPECT_LE(beats->load(), most);
   pulse.Waiting();
-  AwaitMoreThan(beats, most);
+  AwaitMoreThan(*beats, most);
 }
 
 TEST(PulseTest, IsStillWhenItHasEnded) {
-  std::atomic<uint32_t> beats{0};
+  const auto beats = std::make_shared<std::atomic<uint32_t>>(0);
   { Pulse pulse(beats); }
-  const uint32_t last = beats.load();
+  const uint32_t last = beats->load();
   std::this_thread::yield();
-  EXPECT_EQ(beats.load(), last);
+  EXPECT_EQ(beats->load(), last);
 }
 
 }  // namespace
