@@ -15,6 +15,7 @@
 #include "cli/progress.h"
 #include "cli/ranks.h"
 #include "cli/shutdown.h"
+#include "cli/stall_watch.h"
 #include "proto/support/clock.h"
 #include "proto/support/log.h"
 #include "router/http/http_server.h"
@@ -117,9 +118,15 @@ absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
   if (!server.ok()) return server.status();
   spdlog::info("worker plane on {}:{}", options.host, (*server)->port());
 
-  for (;;) {
-    const std::optional<int> signal = WaitForSignal(std::chrono::seconds(3600));
+  for (StallWatch watch;;) {
+    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(kLookMs));
     if (signal.has_value() && *signal != SIGCHLD) break;
+    if (watch.IsStalled(SteadyClock::Get().NowMs(), model->engine().MsSinceProgress())) {
+      spdlog::critical("the engine hangs: no progress for {} s; ending, to be started anew",
+                       kStalledMs / 1000);
+      spdlog::shutdown();  // writes what is left
+      std::_Exit(1);       // what hangs cannot be waited for
+    }
   }
   spdlog::info("stopping: running streams have {} s to end", options.drain_seconds);
   if (handler != nullptr) handler->is_draining = true;

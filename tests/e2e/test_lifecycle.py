@@ -11,7 +11,7 @@ import pytest
 from support import answers
 from support.cluster import MODEL, Process, run
 from support.offline import generate
-from support.processes import children, eventually, is_alive
+from support.processes import children, eventually, is_alive, stop_thread
 from support.rest import Rest, check_error
 from support.streams import join_all, start_streams
 
@@ -244,6 +244,19 @@ class TestLostWorker:
             os.kill(frozen, signal.SIGCONT)
         check_complete(streams, undisturbed)
         assert cluster.metric("paceline_router_failovers_total") == 0
+        assert cluster.stop() == 0
+
+    def test_an_engine_that_hangs_while_its_process_lives(self, start_cluster, undisturbed, pb):
+        """Its streams go on elsewhere after its lease; the process sees it and ends, to be started anew."""
+        cluster = start_cluster(*OPTIONS)
+        streams = start_streams(cluster, pb, STREAMS)
+        wait_until_all_run(streams)
+        stuck = busy_worker(cluster)
+        has_ended = stop_thread(stuck, "engine")
+        check_complete(streams, undisturbed)
+        eventually(has_ended, 30, "the process ends itself")
+        assert "the engine hangs" in cluster.log
+        check_back(cluster, [stuck], undisturbed)
         assert cluster.stop() == 0
 
 

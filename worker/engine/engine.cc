@@ -1,5 +1,7 @@
 #include "worker/engine/engine.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <chrono>
 #include <iterator>
@@ -64,6 +66,7 @@ Engine::Engine(const Options& options,
   metrics_.kv_cache_bytes->Set(static_cast<double>(runner_->kv_cache_bytes()));
   PublishLoad();
   thread_ = std::thread([this] { Loop(); });
+  pthread_setname_np(thread_.native_handle(), "engine");
 }
 
 Engine::~Engine() {

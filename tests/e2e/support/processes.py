@@ -1,5 +1,6 @@
 """What the tests look up about processes, in /proc, and waiting for a condition."""
 
+import ctypes
 import os
 import socket
 import time
@@ -53,3 +54,23 @@ def eventually(check, timeout, what):
             return value
         assert time.monotonic() < end, f"not within {timeout} s: {what}"
         time.sleep(0.02)
+
+
+def stop_thread(pid, name):
+    """Makes one thread of a process stand still for good, while all others run. Returns what tells whether it has
+    ended, which is to be asked until then: the process does not end before."""
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long] * 4
+    tids = [int(task) for task in os.listdir(f"/proc/{pid}/task")
+            if open(f"/proc/{pid}/task/{task}/comm").read().strip() == name]
+    assert len(tids) == 1, tids
+    wall = 0x40000000
+
+    def has_ended():
+        found, status = os.waitpid(tids[0], wall | os.WNOHANG)
+        return found != 0 and not os.WIFSTOPPED(status)
+    for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
+        if ptrace(request, tids[0], 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "ptrace")
+    eventually(lambda: os.waitpid(tids[0], wall | os.WNOHANG)[0] != 0, 10, "the thread stands still")
+    return has_ended

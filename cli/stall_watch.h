@@ -1,0 +1,33 @@
+// Sees that an engine hangs, by looks at its progress once a second. What the watching thread did
+// not see does not count: a process that was stopped, or starved of its processor, is not hung.
+// Not thread-safe.
+#ifndef PACELINE_CLI_STALL_WATCH_H_
+#define PACELINE_CLI_STALL_WATCH_H_
+
+#include <cstdint>
+
+namespace paceline::cli {
+
+constexpr int64_t kLookMs = 1'000;
+constexpr int64_t kStalledMs = 8'000;
+
+class StallWatch {
+ public:
+  // Given the time now and how long ago the last progress was: whether there has been none over
+  // kStalledMs of looks on time.
+  bool IsStalled(int64_t now_ms, int64_t ms_since_progress) {
+    const int64_t passed_ms = now_ms - last_look_ms_;
+    last_look_ms_ = now_ms;
+    const bool is_on_time = passed_ms <= 2 * kLookMs;
+    still_ms_ = is_on_time && ms_since_progress > passed_ms ? still_ms_ + passed_ms : 0;
+    return still_ms_ >= kStalledMs;
+  }
+
+ private:
+  int64_t last_look_ms_ = -2 * kLookMs;
+  int64_t still_ms_ = 0;
+};
+
+}  // namespace paceline::cli
+
+#endif  // PACELINE_CLI_STALL_WATCH_H_
