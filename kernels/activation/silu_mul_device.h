@@ -21,6 +21,9 @@ struct DeviceSiluMulArgs {
 // InvalidArgument for sizes that are not positive or another dtype; Internal when the launch fails.
 absl::Status DeviceSiluMul(device::Stream stream, const DeviceSiluMulArgs& args);
 
+// The same with GELU (by the hyperbolic tangent) instead of SiLU.
+absl::Status DeviceGeluMul(device::Stream stream, const DeviceSiluMulArgs& args);
+
 }  // namespace paceline::kernels
 
 #endif  // PACELINE_KERNELS_ACTIVATION_SILU_MUL_DEVICE_H_

@@ -1,6 +1,7 @@
 // A block normalises one row: two passes over it, the second from cache. Bound by memory: reads x
 // (and the residual) and writes half as many bytes.
 #include "absl/strings/str_cat.h"
+#include "kernels/device/block.cuh"
 #include "kernels/device/element.cuh"
 #include "kernels/norm/rms_norm_device.h"
 
@@ -9,18 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-
-// The sum over the block, the same in every thread: lanes by butterfly, then warps in order.
-__device__ __forceinline__ float BlockSum(float value) {
-  auto* const sums = reinterpret_cast<float*>(device::SharedMemory());
-  const int thread = device::ThreadPosition().x;
-  for (int mask = 16; mask > 0; mask /= 2) value += device::ShuffleXor(value, mask);
-  if (thread % 32 == 0) sums[thread / 32] = value;
-  device::SyncThreads();
-  float total = 0;
-  for (int warp = 0; warp < kWarps; ++warp) total += sums[warp];
-  return total;
-}
 
 template <typename T>
 __global__ void RmsNormKernel(
@@ -35,7 +24,8 @@ __global__ void RmsNormKernel(
     }
     sum += value * value;
   }
-  const float scale = device::InverseSqrt(BlockSum(sum) / static_cast<float>(cols) + eps);
+  sum = device::BlockSum<kWarps>(sum, reinterpret_cast<float*>(device::SharedMemory()));
+  const float scale = device::InverseSqrt(sum / static_cast<float>(cols) + eps);
   for (int64_t i = device::ThreadPosition().x; i < cols; i += kThreads) {
     out[row + i] = T::FromFloat(x[row + i] * scale * weight[i]);
   }

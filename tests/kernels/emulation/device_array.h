@@ -2,7 +2,7 @@
 #ifndef PACELINE_TESTS_KERNELS_EMULATION_DEVICE_ARRAY_H_
 #define PACELINE_TESTS_KERNELS_EMULATION_DEVICE_ARRAY_H_
 
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include "kernels/emulation/memory.h"
@@ -16,7 +16,7 @@ class DeviceArray {
       : count_(count), data_(static_cast<T*>(emulation::Allocate(bytes()))) {}
   explicit DeviceArray(const std::vector<T>& values)
       : DeviceArray(static_cast<int64_t>(values.size())) {
-    std::memcpy(data_, values.data(), bytes());
+    std::copy(values.begin(), values.end(), data_);
   }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;

@@ -164,6 +164,31 @@ TEST(DeviceSampleTest, ChoosesAsTheCpu) {
   EXPECT_GT(different_from_best, 20) << "most rows draw";
 }
 
+// Logits so far apart that each is alone in its range of keys.
+TEST(DeviceSampleTest, TopKEndsBetweenRanges) {
+  std::vector<float> row;
+  for (int i = 0; i < 12; ++i) row.push_back(std::ldexp(i % 2 == 0 ? 1.0f : -1.0f, 6 - i));
+  std::vector<Request> requests;
+  std::vector<DeviceSampleRow> device_rows;
+  for (int32_t k = 1; k <= 12; ++k) {
+    for (uint64_t seed = 0; seed < 8; ++seed) {
+      Request& request = requests.emplace_back();
+      request.sampling.temperature = 100;
+      request.sampling.top_k = k;
+      request.seed = seed;
+      device_rows.push_back(ToRow(request.sampling, seed, 0));
+    }
+  }
+  Rows logits(std::vector<std::vector<float>>(requests.size(), row));
+  DeviceArray<DeviceSampleRow> device_params(device_rows);
+  DeviceArray<int32_t> tokens(static_cast<int64_t>(requests.size()));
+  ASSERT_TRUE(
+      DeviceSample(nullptr, logits.view, device_params.data(), nullptr, tokens.data()).ok());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_EQ(tokens[i], OnCpu(row, requests[i], 0)) << "top_k " << requests[i].sampling.top_k;
+  }
+}
+
 TEST(DeviceSampleTest, DrawsByTheDefinition) {
   SamplingParams params;
   params.temperature = 0.8F;
