@@ -14,14 +14,14 @@ AdminServer::AdminServer(ListenerOptions options, AdminService::Options service)
 AdminServer::~AdminServer() { Stop(std::chrono::milliseconds(0)); }
 
 absl::Status AdminServer::Start() {
-  ASSIGN_OR_RETURN(server_, Listen(options_, {&service_}, authenticate_, &port_));
+  ASSIGN_OR_RETURN(listener_, Listener::Start(options_, {&service_}, authenticate_));
   return absl::OkStatus();
 }
 
 void AdminServer::Stop(std::chrono::milliseconds grace) {
-  if (server_ == nullptr) return;
-  server_->Shutdown(std::chrono::system_clock::now() + grace);
-  server_ = nullptr;
+  if (listener_ == nullptr) return;
+  listener_->Shutdown(std::chrono::system_clock::now() + grace);
+  listener_ = nullptr;
 }
 
 }  // namespace paceline::router

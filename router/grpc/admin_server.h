@@ -25,15 +25,14 @@ class AdminServer {
   // Binds and serves. At most once.
   absl::Status Start();
   // REQUIRES: started.
-  uint16_t port() const { return static_cast<uint16_t>(port_); }
+  uint16_t port() const { return listener_->port(); }
   void Stop(std::chrono::milliseconds grace);
 
  private:
   const ListenerOptions options_;
   const Authenticate authenticate_;
   AdminService service_;
-  std::unique_ptr<grpc::Server> server_;
-  int port_ = 0;
+  std::unique_ptr<Listener> listener_;
 };
 
 }  // namespace paceline::router

@@ -27,7 +27,7 @@ GrpcServer::~GrpcServer() { Stop(std::chrono::milliseconds(0)); }
 
 absl::Status GrpcServer::Start() {
   grpc::EnableDefaultHealthCheckService(true);
-  ASSIGN_OR_RETURN(server_, Listen(options_, {&inference_}, authenticate_, &port_));
+  ASSIGN_OR_RETURN(listener_, Listener::Start(options_, {&inference_}, authenticate_));
   FollowReadiness();
   return absl::OkStatus();
 }
@@ -35,7 +35,7 @@ absl::Status GrpcServer::Start() {
 // grpc.health.v1 says what Service::Ready says, at most 100 ms later.
 void GrpcServer::FollowReadiness() {
   const auto publish = [this](bool ready) {
-    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+    grpc::HealthCheckServiceInterface* health = listener_->server().GetHealthCheckService();
     health->SetServingStatus("", ready);
     health->SetServingStatus("paceline.v1.Inference", ready);
   };
@@ -51,7 +51,7 @@ void GrpcServer::FollowReadiness() {
 }
 
 void GrpcServer::Stop(std::chrono::milliseconds grace) {
-  if (server_ == nullptr) return;
+  if (listener_ == nullptr) return;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -61,7 +61,7 @@ void GrpcServer::Stop(std::chrono::milliseconds grace) {
 
   // Refuses new calls at once; cancels what is left at the very end.
   std::thread shutdown([this, deadline = std::chrono::system_clock::now() + grace + kLastWords] {
-    server_->Shutdown(deadline);
+    listener_->Shutdown(deadline);
   });
   if (!inference_.live_calls().WaitUntilNone(grace)) {
     inference_.live_calls().EndAll(ApiError{.status = absl::StatusCode::kUnavailable,
@@ -69,7 +69,7 @@ void GrpcServer::Stop(std::chrono::milliseconds grace) {
                                             .code = "draining"});
   }
   shutdown.join();
-  server_ = nullptr;
+  listener_ = nullptr;
 }
 
 }  // namespace paceline::router

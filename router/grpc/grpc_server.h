@@ -37,7 +37,7 @@ class GrpcServer {
   // Binds and serves. At most once.
   absl::Status Start();
   // REQUIRES: started.
-  uint16_t port() const { return static_cast<uint16_t>(port_); }
+  uint16_t port() const { return listener_->port(); }
   // Accepts no more, lets calls end within `grace`, then ends them with UNAVAILABLE.
   void Stop(std::chrono::milliseconds grace);
 
@@ -48,8 +48,7 @@ class GrpcServer {
   Service* const service_;
   const Authenticate authenticate_;
   InferenceService inference_;
-  std::unique_ptr<grpc::Server> server_;
-  int port_ = 0;
+  std::unique_ptr<Listener> listener_;
 
   std::thread health_thread_;
   std::mutex mutex_;  // guards stopping_

@@ -9,9 +9,12 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "grpcpp/support/server_interceptor.h"
+#include "proto/support/status_macros.h"
 
 namespace paceline::router {
 namespace {
+
+constexpr int kKeepAliveTimeoutMs = 8'000;
 
 // Reflection is a service that we do not write ourselves; this is where it asks for a key.
 class ReflectionGuard final : public grpc::experimental::Interceptor {
@@ -55,30 +58,29 @@ class ReflectionGuardFactory final : public grpc::experimental::ServerIntercepto
   const Authenticate* const authenticate_;
 };
 
-std::string AddressOf(const std::string& host, uint16_t port) {
-  const bool is_v6 = host.find(':') != std::string::npos;
-  return is_v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
-}
-
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const ListenerOptions& options,
-                                                     const std::vector<grpc::Service*>& services,
-                                                     const Authenticate& authenticate,
-                                                     int* port) {
+absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
+    const ListenerOptions& options,
+    const std::vector<grpc::Service*>& services,
+    const Authenticate& authenticate) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();  // of every server made from now on
   grpc::ServerBuilder builder;
-  const std::string address = AddressOf(options.host, options.port);
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), port);
+  auto listener = std::make_unique<Listener>();
+  ASSIGN_OR_RETURN(listener->acceptor_,
+                   GrpcAcceptor::Listen(options.host,
+                                        options.port,
+                                        grpc::InsecureServerCredentials(),
+                                        kKeepAliveTimeoutMs,
+                                        builder));
   for (grpc::Service* service : services) builder.RegisterService(service);
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.max_metadata_bytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a taken port is an error
   // A peer that vanishes from a call is noticed within 20 s. Without calls nobody is asked: some
   // clients (Python's) answer no pings then, and would be cut off.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 8'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepAliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0);
   // Clients may ping every 5 s in a call and now and then without one; a flood ends the connection.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 1000);
@@ -88,11 +90,15 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const ListenerOptions& opti
     creators.push_back(std::make_unique<ReflectionGuardFactory>(&authenticate));
     builder.experimental().SetInterceptorCreators(std::move(creators));
   }
-  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || *port <= 0) {
-    return absl::UnavailableError(absl::StrCat("gRPC address ", address, ": cannot listen"));
-  }
-  return server;
+  listener->server_ = builder.BuildAndStart();
+  if (listener->server_ == nullptr) return absl::InternalError("cannot start a gRPC server");
+  listener->acceptor_->Start();
+  return listener;
+}
+
+void Listener::Shutdown(std::chrono::system_clock::time_point deadline) {
+  acceptor_->Stop();
+  server_->Shutdown(deadline);
 }
 
 }  // namespace paceline::router

@@ -3,6 +3,7 @@
 #ifndef PACELINE_ROUTER_GRPC_LISTENER_H_
 #define PACELINE_ROUTER_GRPC_LISTENER_H_
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/server.h"
+#include "proto/support/grpc_acceptor.h"
 #include "router/core/request_context.h"
 
 namespace paceline::router {
@@ -23,12 +25,25 @@ struct ListenerOptions {
   int max_streams_per_connection = 100;
 };
 
-// Binds and serves; `port` gets the port. `services` and `authenticate` must outlive the server.
-// Unavailable, naming the address, when it cannot be had.
-absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const ListenerOptions& options,
-                                                     const std::vector<grpc::Service*>& services,
-                                                     const Authenticate& authenticate,
-                                                     int* port);
+// A gRPC server and its port. Owned by who made it; any thread, but one for Shutdown.
+class Listener {
+ public:
+  // Binds and serves. `services` and `authenticate` must outlive it. Unavailable or
+  // InvalidArgument, naming the address, when it cannot be had.
+  static absl::StatusOr<std::unique_ptr<Listener>> Start(
+      const ListenerOptions& options,
+      const std::vector<grpc::Service*>& services,
+      const Authenticate& authenticate);
+
+  uint16_t port() const { return acceptor_->port(); }
+  grpc::Server& server() { return *server_; }
+  // Refuses new connections and calls at once; calls that have not ended by then are cancelled.
+  void Shutdown(std::chrono::system_clock::time_point deadline);
+
+ private:
+  std::unique_ptr<GrpcAcceptor> acceptor_;
+  std::unique_ptr<grpc::Server> server_;
+};
 
 }  // namespace paceline::router
 

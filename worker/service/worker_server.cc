@@ -13,6 +13,7 @@
 #include "grpcpp/grpcpp.h"
 #include "proto/frame_checksum.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
+#include "proto/support/grpc_acceptor.h"
 #include "proto/support/log.h"
 #include "proto/support/status_grpc.h"
 
@@ -259,6 +260,7 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
 };
 
 struct WorkerServer::Server {
+  std::unique_ptr<GrpcAcceptor> acceptor;
   std::unique_ptr<grpc::Server> grpc;
 };
 
@@ -272,30 +274,36 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
     const Clock& clock) {
   auto server = std::unique_ptr<WorkerServer>(new WorkerServer());
   server->service_ = std::make_unique<Service>(engine, identity, tokenizer, clock);
-  const std::string address = absl::StrCat(options.host, ":", options.port);
+  server->server_ = std::make_unique<Server>();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &server->port_);
+  auto acceptor = GrpcAcceptor::Listen(options.host,
+                                       static_cast<uint16_t>(options.port),
+                                       grpc::InsecureServerCredentials(),
+                                       /*user_timeout_ms=*/0,
+                                       builder);
+  if (!acceptor.ok()) {
+    return absl::Status(acceptor.status().code(),
+                        absl::StrCat("worker plane: ", acceptor.status().message()));
+  }
+  server->server_->acceptor = *std::move(acceptor);
+  server->port_ = server->server_->acceptor->port();
   builder.RegisterService(server->service_.get());
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
-  // A port that another process holds must be an error, not shared with it.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Routers ping to notice silent partitions.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 500);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  server->server_ = std::make_unique<Server>();
   server->server_->grpc = builder.BuildAndStart();
-  if (server->server_->grpc == nullptr || server->port_ == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ",
-                     address,
-                     " (worker plane): is the port in use, or the address wrong?"));
+  if (server->server_->grpc == nullptr) {
+    return absl::InternalError("worker plane: cannot start a gRPC server");
   }
+  server->server_->acceptor->Start();
   return server;
 }
 
 WorkerServer::~WorkerServer() {
   if (server_ != nullptr && server_->grpc != nullptr) {
+    server_->acceptor->Stop();
     service_->EndAll();
     // The statuses just sent get a moment to leave.
     server_->grpc->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));

@@ -34,13 +34,14 @@ class Site:
         self.workers = []
         self.routers = []
 
-    def _keep(self, process):
+    def keep(self, process):
+        """It ends with the test."""
         self._started.append(process)
         return process
 
     def add_worker(self, *options, port=None, **more):
         """On a port that is the same when its ranks are started anew."""
-        worker = self._keep(Worker(*OPTIONS, *options, port=port or free_port(), **more))
+        worker = self.keep(Worker(*OPTIONS, *options, port=port or free_port(), **more))
         self.workers.append(worker)
         return worker
 
@@ -51,7 +52,7 @@ class Site:
     def add_router(self, *options, ports=None, **more):
         """Over all workers, unless other `ports` lead to them; ready for requests."""
         ports = ports or [worker.worker_port for worker in self.workers]
-        router = self._keep(Router(ports, *options, **more))
+        router = self.keep(Router(ports, *options, **more))
         self.routers.append(router)
         eventually(lambda: router.ready_replicas() == len(ports), 30, "all replicas are ready")
         eventually(lambda: Rest(router.port).get("/ready").status == 200, 30, "it is ready itself")
@@ -72,7 +73,7 @@ class Site:
     def restart(self, worker, **more):
         """Another one in the place of one that has ended; its routers may need a while to see it."""
         worker.wait()
-        again = self._keep(Worker(*worker.options, port=worker.worker_port, **more))
+        again = self.keep(Worker(*worker.options, port=worker.worker_port, **more))
         self.workers[self.workers.index(worker)] = again
         return again
 

@@ -7,8 +7,10 @@ import resource
 import signal
 import socket
 
+import grpc
 import pytest
 
+from support.cluster import Router
 from support.processes import eventually, free_port
 from support.rest import Rest
 
@@ -80,6 +82,35 @@ def test_no_file_descriptors_left(site):
     eventually(lambda: Rest(router.port).get("/ready", timeout=5).status == 200, 30, "it answers again")
     resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (soft, hard))
     load.stop().check(broken=[router])
+    site.stop()
+
+
+def starve(process):
+    """No more descriptors for it; returns what gives them back."""
+    used = len(os.listdir(f"/proc/{process.pid}/fd"))
+    soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (used, hard))
+    return lambda: resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_grpc_ports_outlive_a_shortage_of_descriptors(site):
+    """Those who come wait, and are let in as soon as there is room; gRPC's own listener is dead from then on."""
+    worker = site.add_worker()
+    port = worker.worker_port
+    router = site.add_router()
+    lift = starve(worker)
+    other = site.keep(Router([port]))
+    worker.wait_for_line("gRPC port .* new connections wait: Too many open files")
+    assert other.ready_replicas() == 0
+    lift()
+    eventually(lambda: other.ready_replicas() == 1, 30, "the second router has its worker")
+
+    lift = starve(router)
+    with socket.create_connection(("127.0.0.1", router.grpc_port)):
+        router.wait_for_line("gRPC port .* new connections wait: Too many open files")
+    lift()
+    with grpc.insecure_channel(router.grpc_address) as channel:
+        grpc.channel_ready_future(channel).result(timeout=30)
     site.stop()
 
 
