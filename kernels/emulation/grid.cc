@@ -7,6 +7,7 @@
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <cstring>
 #include <deque>
+#include <mutex>
 #include <random>
 #include <string>
 #include <vector>
@@ -77,6 +78,7 @@ struct KernelError {
 };
 
 class Block;
+std::mutex g_launch;  // guards the two below
 Block* g_block = nullptr;
 std::mt19937_64 g_random(1);
 
@@ -248,7 +250,10 @@ void Block::Wait(State state, const char* operation, const Location& location) {
 
 }  // namespace
 
-void SetSeed(uint64_t seed) { g_random.seed(seed); }
+void SetSeed(uint64_t seed) {
+  const std::lock_guard lock(g_launch);
+  g_random.seed(seed);
+}
 
 absl::Status Launch(Index3 grid,
                     Index3 block,
@@ -260,6 +265,7 @@ absl::Status Launch(Index3 grid,
     return absl::InvalidArgumentError(
         absl::StrCat("launch of ", threads, " threads a block: a multiple of 32, at most 1024"));
   }
+  const std::lock_guard lock(g_launch);
   std::vector<Index3> positions;
   for (int32_t z = 0; z < grid.z; ++z) {
     for (int32_t y = 0; y < grid.y; ++y) {

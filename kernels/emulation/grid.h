@@ -12,7 +12,7 @@
 // copy will overwrite until its thread has waited for it: who reads too early sees NaN, and who
 // forgets a barrier gets an answer that depends on the seed.
 //
-// One launch at a time per process; any thread, the same from start to end.
+// One launch at a time per process, others wait; any thread.
 #ifndef PACELINE_KERNELS_EMULATION_GRID_H_
 #define PACELINE_KERNELS_EMULATION_GRID_H_
 

@@ -1,0 +1,168 @@
+// CUDA's runtime, linked statically: it looks for the driver when it is first asked, so a machine
+// without one gets an error here and nothing else.
+#include "kernels/device/runtime.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/device/native/error.h"
+
+namespace paceline::kernels::device {
+namespace {
+
+// The oldest architecture that there is code for (kernels/device/CMakeLists.txt).
+constexpr int kOldestMajor = 8;
+
+cudaStream_t Native(Stream stream) { return static_cast<cudaStream_t>(stream); }
+cudaEvent_t NativeEvent(Event event) { return static_cast<cudaEvent_t>(event); }
+
+// Rows further apart than this are copied one by one: CUDA's limit.
+constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
+
+absl::Status WhyNoDevice(cudaError_t error) {
+  if (error == cudaErrorInsufficientDriver) {
+    int version = 0;
+    if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) {
+      return absl::FailedPreconditionError(
+          "no NVIDIA driver (libcuda.so.1) on this machine; in a container, start it with GPUs");
+    }
+    return absl::FailedPreconditionError(absl::StrCat("the NVIDIA driver knows CUDA ",
+                                                      version / 1000,
+                                                      ".",
+                                                      version % 1000 / 10,
+                                                      ", this build needs ",
+                                                      CUDART_VERSION / 1000,
+                                                      ".0; update the driver"));
+  }
+  if (error == cudaErrorNoDevice) {
+    return absl::FailedPreconditionError(
+        "the NVIDIA driver shows no GPU (see CUDA_VISIBLE_DEVICES, nvidia-smi)");
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("CUDA does not start: ", cudaGetErrorString(error)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<DeviceInfo>> ListDevices() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) return WhyNoDevice(error);
+  std::vector<DeviceInfo> devices;
+  std::string too_old;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    if (absl::Status status = ToStatus(cudaGetDeviceProperties(&properties, i)); !status.ok()) {
+      return status;
+    }
+    const std::string kind = absl::StrCat("sm_", properties.major, properties.minor);
+    if (properties.major < kOldestMajor) {
+      absl::StrAppend(&too_old, too_old.empty() ? "" : ", ", properties.name, " (", kind, ")");
+      continue;
+    }
+    devices.push_back({.index = i,
+                       .name = properties.name,
+                       .kind = kind,
+                       .total_bytes = static_cast<int64_t>(properties.totalGlobalMem)});
+  }
+  if (devices.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no GPU that can be used: ", too_old, "; sm_80 or newer is needed"));
+  }
+  return devices;
+}
+
+absl::Status UseDevice(int32_t index) { return ToStatus(cudaSetDevice(index)); }
+
+absl::StatusOr<MemoryInfo> ReadMemory() {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  if (absl::Status status = ToStatus(cudaMemGetInfo(&free_bytes, &total_bytes)); !status.ok()) {
+    return status;
+  }
+  return MemoryInfo{static_cast<int64_t>(free_bytes), static_cast<int64_t>(total_bytes)};
+}
+
+absl::StatusOr<void*> Allocate(int64_t bytes) {
+  void* memory = nullptr;
+  if (absl::Status status = ToStatus(cudaMalloc(&memory, bytes)); !status.ok()) return status;
+  return memory;
+}
+
+void Free(void* memory) { cudaFree(memory); }
+
+absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
+  void* memory = nullptr;
+  if (absl::Status status = ToStatus(cudaMallocHost(&memory, bytes)); !status.ok()) return status;
+  return memory;
+}
+
+void FreePinned(void* memory) { cudaFreeHost(memory); }
+
+absl::StatusOr<Stream> CreateStream() {
+  cudaStream_t stream = nullptr;
+  const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (absl::Status status = ToStatus(error); !status.ok()) return status;
+  return stream;
+}
+
+void DestroyStream(Stream stream) { cudaStreamDestroy(Native(stream)); }
+
+absl::Status Synchronize(Stream stream) { return ToStatus(cudaStreamSynchronize(Native(stream))); }
+
+absl::StatusOr<Event> CreateEvent() {
+  cudaEvent_t event = nullptr;
+  const cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  if (absl::Status status = ToStatus(error); !status.ok()) return status;
+  return event;
+}
+
+void DestroyEvent(Event event) { cudaEventDestroy(NativeEvent(event)); }
+
+absl::Status Record(Stream stream, Event event) {
+  return ToStatus(cudaEventRecord(NativeEvent(event), Native(stream)));
+}
+
+absl::Status Await(Event event) { return ToStatus(cudaEventSynchronize(NativeEvent(event))); }
+
+absl::Status CopyRows(Stream stream,
+                      void* to,
+                      int64_t to_pitch,
+                      const void* from,
+                      int64_t from_pitch,
+                      int64_t width,
+                      int64_t rows) {
+  if (width == 0 || rows == 0) return absl::OkStatus();
+  if (rows == 1 || (width == to_pitch && width == from_pitch)) {
+    return ToStatus(cudaMemcpyAsync(to, from, width * rows, cudaMemcpyDefault, Native(stream)));
+  }
+  if (std::max(to_pitch, from_pitch) > kMaxPitch) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const absl::Status status = Copy(stream,
+                                       static_cast<char*>(to) + row * to_pitch,
+                                       static_cast<const char*>(from) + row * from_pitch,
+                                       width);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+  return ToStatus(cudaMemcpy2DAsync(
+      to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDefault, Native(stream)));
+}
+
+absl::Status ZeroRows(Stream stream, void* to, int64_t pitch, int64_t width, int64_t rows) {
+  if (width == 0 || rows == 0) return absl::OkStatus();
+  if (pitch > kMaxPitch) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const absl::Status status =
+          ToStatus(cudaMemsetAsync(static_cast<char*>(to) + row * pitch, 0, width, Native(stream)));
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+  return ToStatus(cudaMemset2DAsync(to, pitch, 0, width, rows, Native(stream)));
+}
+
+}  // namespace paceline::kernels::device

@@ -1,0 +1,76 @@
+// What host code asks of the device's runtime: which devices there are, memory, streams, copies.
+// Two bodies, one of which the build links: native/runtime.cc (CUDA) and kernels/emulation's, where
+// work is done at once. No state but the calling thread's device; any thread.
+//
+// Errors. FailedPrecondition: no device can be used; the text says what is missing.
+// ResourceExhausted: no memory. Unavailable: the device has failed, and everything that this
+// process does with it will fail from now on. Internal: anything else, in CUDA's words.
+#ifndef PACELINE_KERNELS_DEVICE_RUNTIME_H_
+#define PACELINE_KERNELS_DEVICE_RUNTIME_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/device/stream.h"
+
+namespace paceline::kernels::device {
+
+struct DeviceInfo {
+  int32_t index = 0;
+  std::string name;  // "NVIDIA H200"
+  std::string kind;  // "sm_90": devices of one kind compute the same bits
+  int64_t total_bytes = 0;
+};
+
+// Those that this build has code for; FailedPrecondition when there is none.
+absl::StatusOr<std::vector<DeviceInfo>> ListDevices();
+
+// Makes it the calling thread's. The functions below, and kernels, are about the thread's device.
+absl::Status UseDevice(int32_t index);
+
+struct MemoryInfo {
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+};
+absl::StatusOr<MemoryInfo> ReadMemory();
+
+// Memory of the device, and of the host where the device can reach it while the processor works.
+absl::StatusOr<void*> Allocate(int64_t bytes);
+void Free(void* memory);
+absl::StatusOr<void*> AllocatePinned(int64_t bytes);
+void FreePinned(void* memory);
+
+absl::StatusOr<Stream> CreateStream();
+void DestroyStream(Stream stream);
+// Returns when all work of the stream is done; its errors come out here.
+absl::Status Synchronize(Stream stream);
+
+// A place in a stream's work.
+using Event = void*;
+absl::StatusOr<Event> CreateEvent();
+void DestroyEvent(Event event);
+absl::Status Record(Stream stream, Event event);
+// Returns when the work before the event is done; at once when it was never recorded.
+absl::Status Await(Event event);
+
+// `rows` pieces of `width` bytes, their beginnings `to_pitch` and `from_pitch` bytes apart, between
+// any two places of device and pinned memory.
+absl::Status CopyRows(Stream stream,
+                      void* to,
+                      int64_t to_pitch,
+                      const void* from,
+                      int64_t from_pitch,
+                      int64_t width,
+                      int64_t rows);
+inline absl::Status Copy(Stream stream, void* to, const void* from, int64_t bytes) {
+  return CopyRows(stream, to, bytes, from, bytes, bytes, 1);
+}
+// Pieces of device memory as above, all bits 0.
+absl::Status ZeroRows(Stream stream, void* to, int64_t pitch, int64_t width, int64_t rows);
+
+}  // namespace paceline::kernels::device
+
+#endif  // PACELINE_KERNELS_DEVICE_RUNTIME_H_

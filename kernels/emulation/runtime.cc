@@ -1,0 +1,111 @@
+#include "kernels/emulation/runtime.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/device/runtime.h"
+#include "kernels/emulation/memory.h"
+
+namespace paceline::kernels {
+namespace {
+
+std::mutex g_mutex;  // guards the three below
+std::unordered_map<void*, int64_t> g_sizes;
+int64_t g_allocated = 0;
+int64_t g_total = int64_t{1} << 30;
+
+}  // namespace
+
+namespace emulation {
+
+void SetMemoryBytes(int64_t bytes) {
+  const std::lock_guard lock(g_mutex);
+  g_total = bytes;
+}
+
+int64_t AllocatedBytes() {
+  const std::lock_guard lock(g_mutex);
+  return g_allocated;
+}
+
+}  // namespace emulation
+
+namespace device {
+
+absl::StatusOr<std::vector<DeviceInfo>> ListDevices() {
+  const std::lock_guard lock(g_mutex);
+  return std::vector<DeviceInfo>{
+      {.name = "emulation", .kind = "emulation", .total_bytes = g_total}};
+}
+
+absl::Status UseDevice(int32_t index) {
+  if (index == 0) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("the emulation has no device ", index));
+}
+
+absl::StatusOr<MemoryInfo> ReadMemory() {
+  const std::lock_guard lock(g_mutex);
+  return MemoryInfo{std::max<int64_t>(0, g_total - g_allocated), g_total};
+}
+
+absl::StatusOr<void*> Allocate(int64_t bytes) {
+  const std::lock_guard lock(g_mutex);
+  if (bytes > g_total - g_allocated) return absl::ResourceExhaustedError("out of GPU memory");
+  // Whole 16 bytes: the address is then a multiple of them, as what vector loads are given must be.
+  const int64_t size = (bytes + 15) / 16 * 16;
+  void* const memory = emulation::Allocate(size);
+  g_sizes[memory] = size;
+  g_allocated += size;
+  return memory;
+}
+
+void Free(void* memory) {
+  if (memory == nullptr) return;
+  const std::lock_guard lock(g_mutex);
+  const auto found = g_sizes.find(memory);
+  if (found == g_sizes.end()) std::abort();
+  emulation::Free(memory, found->second);
+  g_allocated -= found->second;
+  g_sizes.erase(found);
+}
+
+absl::StatusOr<void*> AllocatePinned(int64_t bytes) { return std::malloc(bytes); }
+void FreePinned(void* memory) { std::free(memory); }
+
+// Work is done at once, in the order of the calls.
+absl::StatusOr<Stream> CreateStream() { return nullptr; }
+void DestroyStream(Stream) {}
+absl::Status Synchronize(Stream) { return absl::OkStatus(); }
+absl::StatusOr<Event> CreateEvent() { return nullptr; }
+void DestroyEvent(Event) {}
+absl::Status Record(Stream, Event) { return absl::OkStatus(); }
+absl::Status Await(Event) { return absl::OkStatus(); }
+
+absl::Status CopyRows(Stream,
+                      void* to,
+                      int64_t to_pitch,
+                      const void* from,
+                      int64_t from_pitch,
+                      int64_t width,
+                      int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memcpy(static_cast<char*>(to) + row * to_pitch,
+                static_cast<const char*>(from) + row * from_pitch,
+                width);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ZeroRows(Stream, void* to, int64_t pitch, int64_t width, int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memset(static_cast<char*>(to) + row * pitch, 0, width);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace device
+}  // namespace paceline::kernels

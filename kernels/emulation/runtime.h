@@ -1,0 +1,16 @@
+// What tests set of the emulated device. Any thread.
+#ifndef PACELINE_KERNELS_EMULATION_RUNTIME_H_
+#define PACELINE_KERNELS_EMULATION_RUNTIME_H_
+
+#include <cstdint>
+
+namespace paceline::kernels::emulation {
+
+// The device's memory, 1 GiB to begin with. Fewer bytes than are in use leave none free.
+void SetMemoryBytes(int64_t bytes);
+// Of device memory that is allocated now.
+int64_t AllocatedBytes();
+
+}  // namespace paceline::kernels::emulation
+
+#endif  // PACELINE_KERNELS_EMULATION_RUNTIME_H_
