@@ -20,7 +20,7 @@ TEST(PagedDecodeTest, MatchesTextbookAttention) {
                                  {.kv_heads = 2, .group = 3, .head_dim = 64, .int8_kv = true},
                                  {1, 2, 80, DType::kBF16, 8, true},
                                  {1, 4, 128, DType::kF16, 16, true, 70, 3.0f},
-                                 {1, 3, 64, DType::kF16, 32, false, 16},
+                                 {2, 2, 64, DType::kF16, 32, false, 16},
                                  {1, 3, 64, DType::kBF16, 32, false, 65},
                                  {1, 5, 96, DType::kF16, 32, false, 0, 2.0f}};
   const std::vector<int32_t> lengths = {1, 16, 63, 64, 65, 300};
