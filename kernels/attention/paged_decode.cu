@@ -29,6 +29,7 @@ template <typename T, int kHeadDim, bool kInt8>
 __global__ void ChunkKernel(PagedDecodeArgs args) {
   using Loader = KvLoader<T, kHeadDim, kInt8>;
   const DecodeItem item = args.items[device::BlockPosition().x];
+  if (item.sequence < 0) return;
   const int group = args.num_heads / args.num_kv_heads;
   const int begin = item.chunk * kDeviceKvChunk;
   const int length = args.lengths[item.sequence];
@@ -96,6 +97,7 @@ __global__ void MergeKernel(PagedDecodeArgs args) {
   const int head = device::BlockPosition().y;
   const int group = args.num_heads / args.num_kv_heads;
   const int length = args.lengths[sequence];
+  if (length <= 0) return;
   const int first_chunk = FirstChunk(length, args.window);
   const int num_chunks = (length + kDeviceKvChunk - 1) / kDeviceKvChunk - first_chunk;
   const int num_granules = (length + kGranule - 1) / kGranule - first_chunk * kWarps;

@@ -25,7 +25,7 @@ constexpr int32_t kMaxQueryHeadsPerKv = 16;  // query heads of a KV head
 
 // A chunk of one sequence against one KV head: what one thread block computes.
 struct DecodeItem {
-  int32_t sequence;
+  int32_t sequence;  // -1: nothing, to fill a list up to the length that a graph was captured with
   int32_t kv_head;
   int32_t chunk;
 };
@@ -46,7 +46,7 @@ struct PagedDecodeArgs {
   int64_t q_stride;           // elements from one row of q to the next
   const void* kv;             // the cache's layer
   const int32_t* page_table;  // [num_sequences, max_pages]
-  const int32_t* lengths;     // [num_sequences], >= 1: positions that the row sees
+  const int32_t* lengths;     // [num_sequences], positions that the row sees; 0: none, no output
   const DecodeItem* items;    // [num_items]
   const int32_t* first_item;  // [num_sequences]
   float* partials;            // PartialFloats(num_items, …), scratch

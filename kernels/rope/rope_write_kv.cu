@@ -84,6 +84,7 @@ __device__ __forceinline__ void Store(const Pair& pair, uint16_t* to) {
 
 template <typename T>
 __global__ void RopeWriteKvKernel(RopeWriteKvArgs args) {
+  if (args.slots[device::BlockPosition().x] < 0) return;
   const Row<T> row(args);
   const int32_t pairs = args.head_dim / 2;
   const int32_t num_heads = args.num_heads + 2 * args.num_kv_heads;
@@ -139,6 +140,7 @@ __device__ void StoreInt8(const RopeWriteKvArgs& args, const Row<T>& row, int32_
 
 template <typename T>
 __global__ void RopeWriteInt8KvKernel(RopeWriteKvArgs args) {
+  if (args.slots[device::BlockPosition().x] < 0) return;
   const Row<T> row(args);
   const int32_t pairs = args.head_dim / 2;
   for (int32_t i = device::ThreadPosition().x; i < args.num_heads * pairs; i += kThreads) {

@@ -19,7 +19,7 @@ struct RopeWriteKvArgs {
   void* qkv;            // [rows, (num_heads + 2 num_kv_heads) * head_dim]; q is turned in place
   const float* angles;  // [max_positions][cos: rotary_dim / 2 | sin: rotary_dim / 2]
   const int32_t* positions;  // [rows]
-  const int64_t* slots;      // [rows]: page * page_size + token
+  const int64_t* slots;      // [rows]: page * page_size + token; < 0: the row is left alone
   void* kv;                  // the cache's layer
   int32_t rows;
   int32_t num_heads;

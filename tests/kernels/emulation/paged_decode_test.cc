@@ -1,5 +1,6 @@
 // Decode attention for CUDA, in emulation, beside textbook attention in double precision.
 #include <algorithm>
+#include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -33,6 +34,41 @@ TEST(PagedDecodeTest, MatchesTextbookAttention) {
       sequences.ExpectTextbook(static_cast<int>(i), lengths[i] - 1, out.data() + i * c.width());
     }
   }
+}
+
+// Every head size and group, with the rest drawn.
+TEST(PagedDecodeTest, MatchesForEveryHeadSizeAndGroup) {
+  std::mt19937 random(5);
+  const auto up_to = [&](int32_t n) { return static_cast<int32_t>(random() % n); };
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) {
+    for (int32_t group = 1; group <= kMaxQueryHeadsPerKv; ++group) {
+      const AttentionCase c{.kv_heads = 1 + up_to(2),
+                            .group = group,
+                            .head_dim = head_dim,
+                            .dtype = up_to(2) == 0 ? DType::kF16 : DType::kBF16,
+                            .page_size = 8 << up_to(6),
+                            .int8_kv = up_to(3) == 0,
+                            .window = up_to(3) == 0 ? 1 + up_to(300) : 0,
+                            .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
+      const std::vector<int32_t> lengths = {1 + up_to(70), 1 + up_to(400)};
+      PagedSequences sequences(c, lengths, random());
+      emulation::SetSeed(random());
+      const std::vector<uint16_t> out = sequences.Decode({0, 1}, lengths);
+      for (int i = 0; i < 2; ++i) {
+        sequences.ExpectTextbook(i, lengths[i] - 1, out.data() + i * c.width());
+      }
+    }
+  }
+}
+
+TEST(PagedDecodeTest, WhatFillsTheListsUpChangesNothing) {
+  const AttentionCase c{2, 3, 64};
+  PagedSequences sequences(c, {70, 300}, 9);
+  const std::vector<uint16_t> out = sequences.Decode({0, 1}, {70, 300});
+  const std::vector<uint16_t> padded = sequences.Decode({0, 1}, {70, 300}, /*padding=*/3);
+  EXPECT_TRUE(std::equal(out.begin(), out.end(), padded.begin()));
+  EXPECT_TRUE(std::all_of(
+      padded.begin() + out.size(), padded.end(), [](uint16_t bits) { return bits == 0xffff; }));
 }
 
 TEST(PagedDecodeTest, LongContextsMatch) {

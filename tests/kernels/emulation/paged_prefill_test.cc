@@ -1,6 +1,7 @@
 // Prefill attention for CUDA, in emulation: beside textbook attention in double precision, and bit
 // for bit beside decoding every row alone.
 #include <algorithm>
+#include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -27,6 +28,31 @@ TEST(PagedPrefillTest, MatchesTextbookAttention) {
     const std::vector<uint16_t> out = sequences.Prefill(0, 0, 150);
     for (const int32_t row : {0, 1, 15, 16, 63, 64, 65, 149}) {
       sequences.ExpectTextbook(0, row, out.data() + row * c.width());
+    }
+  }
+}
+
+// Chunks of every head size and group, with the rest drawn.
+TEST(PagedPrefillTest, MatchesForEveryHeadSizeAndGroup) {
+  std::mt19937 random(6);
+  const auto up_to = [&](int32_t n) { return static_cast<int32_t>(random() % n); };
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) {
+    for (int32_t group = 1; group <= 16; group += 1 + up_to(3)) {
+      const AttentionCase c{.kv_heads = 1,
+                            .group = group,
+                            .head_dim = head_dim,
+                            .dtype = up_to(2) == 0 ? DType::kF16 : DType::kBF16,
+                            .page_size = 8 << up_to(6),
+                            .int8_kv = up_to(3) == 0,
+                            .window = up_to(3) == 0 ? 1 + up_to(200) : 0,
+                            .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
+      const int32_t begin = up_to(200), end = begin + 1 + up_to(40);
+      PagedSequences sequences(c, {end}, random());
+      emulation::SetSeed(random());
+      const std::vector<uint16_t> out = sequences.Prefill(0, begin, end);
+      for (const int32_t row : {begin, (begin + end) / 2, end - 1}) {
+        sequences.ExpectTextbook(0, row, out.data() + (row - begin) * c.width());
+      }
     }
   }
 }

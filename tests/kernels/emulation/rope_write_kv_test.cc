@@ -164,6 +164,34 @@ TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
   }
 }
 
+TEST(RopeWriteKvPaddingTest, ARowWithoutASlotIsLeftAlone) {
+  for (const bool int8_kv : {false, true}) {
+    DeviceArray<uint16_t> x(2 * 3 * 64);
+    DeviceArray<uint8_t> kv(2 * kPageSize * 2 * 64);
+    DeviceArray<float> angles(std::vector<float>{0, 0, 1, 1});
+    DeviceArray<int32_t> positions(std::vector<int32_t>{-1, -1});
+    DeviceArray<int64_t> slots(std::vector<int64_t>{-1, -1});
+    const absl::Status status = RopeWriteKv(nullptr,
+                                            {.qkv = x.data(),
+                                             .angles = angles.data(),
+                                             .positions = positions.data(),
+                                             .slots = slots.data(),
+                                             .kv = kv.data(),
+                                             .rows = 2,
+                                             .num_heads = 1,
+                                             .num_kv_heads = 1,
+                                             .head_dim = 64,
+                                             .rotary_dim = 4,
+                                             .page_size = kPageSize,
+                                             .style = RopeStyle::kHalf,
+                                             .dtype = DType::kF16,
+                                             .int8_kv = int8_kv});
+    ASSERT_TRUE(status.ok()) << status;
+    for (const uint16_t bits : x.ToVector()) ASSERT_EQ(bits, 0xffff);
+    for (const uint8_t byte : kv.ToVector()) ASSERT_EQ(byte, 0xff);
+  }
+}
+
 TEST(RopeWriteKvSizesTest, WrongSizesAreInvalid) {
   EXPECT_EQ(RopeWriteKv(nullptr, {.rows = 1, .head_dim = 7}).code(),
             absl::StatusCode::kInvalidArgument);
