@@ -129,6 +129,8 @@ EngineHarness::~EngineHarness() {
 
 ModelShard::Options EngineHarness::ShardOptions(const Options& options, RankGroup* group) const {
   return {
+      .load = options.load,
+      .device = options.device,
       .compute = options.compute,
       .kv_dtype = options.kv_dtype,
       .tensor_mode = options.tensor_mode,

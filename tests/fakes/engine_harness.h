@@ -57,6 +57,9 @@ class EngineHarness final {
     int32_t tensor_size = 1;
     TensorMode tensor_mode = TensorMode::kExact;
     int32_t num_stages = 1;
+    // Another kind of device than the CPU, and where.
+    ModelLoader load = &LoadModel;
+    DevicePlace device;
   };
 
   explicit EngineHarness(const Options& options);

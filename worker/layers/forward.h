@@ -23,7 +23,7 @@ struct ForwardInput {
   absl::Span<const int32_t> positions;  // [num_tokens]
   absl::Span<const int32_t> slots;      // [num_tokens]
   absl::Span<const kernels::SequenceView> sequences;
-  kernels::KvCacheView kv_cache;
+  kernels::KvCacheView kv_cache = {};  // set by the model, whose it is
   // Called between layers: a long pass is seen to be alive.
   absl::FunctionRef<void()> on_layer;
 };

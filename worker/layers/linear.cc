@@ -1,10 +1,10 @@
 #include "worker/layers/linear.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/support/status_macros.h"
+#include "worker/layers/linear_tensors.h"
 
 namespace paceline::worker {
 
@@ -12,18 +12,8 @@ absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
                                     absl::Span<const TensorRows> layers,
                                     kernels::ComputeType compute) {
   Linear linear;
-  std::vector<TensorRows> weights(layers.begin(), layers.end());
-  for (TensorRows& weight : weights) weight.name += ".weight";
-  // Adjacent tensors of one type are packed as one matrix, so that they cost one pass.
-  for (size_t i = 0; i < weights.size();) {
-    const size_t first = i;
-    const auto same_format = [&](const std::string& a, const std::string& b) {
-      return !loader.Has(a) || !loader.Has(b) || loader.Format(a) == loader.Format(b);
-    };
-    do {
-      ++i;
-    } while (i < weights.size() && same_format(weights[first].name, weights[i].name));
-    const auto run = absl::MakeConstSpan(weights).subspan(first, i - first);
+  std::vector<TensorRows> weights;
+  for (const auto run : RunsOfOneFormat(loader, layers, weights)) {
     ASSIGN_OR_RETURN(kernels::PackedMatrix part, loader.Matrix(run));
     if (!linear.parts_.empty() && part.k() != linear.k_) {
       return absl::InvalidArgumentError(
@@ -40,22 +30,7 @@ absl::StatusOr<Linear> Linear::Load(WeightLoader& loader,
       linear.form_ = kernels::ActivationForm::kFloat32;
     }
   }
-  int64_t row = 0;
-  for (const auto& [name, begin, rows_end, first_column, end_column] : layers) {
-    const std::string bias_name = absl::StrCat(name, ".bias");
-    ASSIGN_OR_RETURN(const int64_t rows, loader.Rows(absl::StrCat(name, ".weight")));
-    const int64_t end = rows_end < 0 ? rows : rows_end;
-    if (loader.Has(bias_name) && first_column == 0) {
-      ASSIGN_OR_RETURN(const std::vector<float> bias, loader.Vector(bias_name));
-      if (static_cast<int64_t>(bias.size()) != rows) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("gguf: tensor '", bias_name, "' has another size than its weight"));
-      }
-      linear.bias_.resize(linear.n_, 0.0F);
-      std::copy(bias.begin() + begin, bias.begin() + end, linear.bias_.begin() + row);
-    }
-    row += end - begin;
-  }
+  ASSIGN_OR_RETURN(linear.bias_, LoadBias(loader, layers));
   return linear;
 }
 

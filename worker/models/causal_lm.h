@@ -1,5 +1,6 @@
-// One stage of a decoder-only language model on one rank: token ids in, hidden states kept, logits
-// on demand. Owned by the model runner; engine thread only.
+// One stage of a decoder-only language model on one rank, with its KV cache, on the CPU or on a
+// device: token ids in, hidden states kept, logits on demand. Owned by the model shard; made on any
+// one thread, then engine thread only.
 #ifndef PACELINE_WORKER_MODELS_CAUSAL_LM_H_
 #define PACELINE_WORKER_MODELS_CAUSAL_LM_H_
 
@@ -17,31 +18,46 @@ namespace paceline::worker {
 
 class CausalLm {
  public:
+  struct Sizes {
+    int32_t vocab_size = 0;
+    int64_t weight_bytes = 0;    // on this rank, as the kernels read them
+    int64_t kv_cache_bytes = 0;  // reserved on this rank
+  };
+
   virtual ~CausalLm() = default;
 
-  // The hidden states of the first `rows` rows of a batch, [rows, hidden] f32: what the last
-  // Forward made, and what the next one starts from on all stages but the first.
+  // How many blocks the KV cache may have on this rank: as many as options.kv_cache_bytes hold, or,
+  // where these are 0, as the device has room for beside weights and the largest pass. Before
+  // ReserveKvCache. ResourceExhausted: there is no memory for such a pass.
+  virtual absl::StatusOr<int32_t> RoomForBlocks(const ForwardContext& context) = 0;
+  // Once, before what follows. ResourceExhausted: no memory.
+  virtual absl::Status ReserveKvCache(int32_t num_blocks) = 0;
+  // Zeroes blocks, then copies some. InvalidArgument: an id is outside the cache.
+  virtual absl::Status PrepareBlocks(const ForwardContext& context,
+                                     absl::Span<const int32_t> zero_blocks,
+                                     absl::Span<const kernels::BlockCopy> copies) = 0;
+
+  // The hidden states of the first `rows` rows of a batch, [rows, hidden] f32 in host memory: what
+  // the last Forward made on all stages but the last, and what the next one starts from on all but
+  // the first.
   virtual kernels::MutableMatrix hidden(int64_t rows) = 0;
 
   // Runs this stage's layers over the batch; the first stage starts with the tokens' embeddings.
   // REQUIRES: at most max_batch_tokens rows (as given to the factory). An error is a broken
-  // invariant of the caller (shapes, ids), never a property of the request.
+  // invariant of the caller (shapes, ids) or a lost rank or device, never a property of the
+  // request.
   virtual absl::Status Forward(const ForwardContext& context, const ForwardInput& input) = 0;
 
-  // logits[i] = head(norm(hidden[rows[i]])) for rows of the last Forward, at most max_logit_rows
-  // (as given to the factory). Of the first best.size() rows only best[i] is asked for: ranks then
-  // do not exchange them, and logits[i] is unspecified. Last stage only.
-  virtual absl::Status ComputeLogits(
-      const ForwardContext& context,
-      absl::Span<const int32_t> rows,
-      absl::Span<BestLogit> best,
-      const kernels::MutableMatrix& logits) = 0;  // [rows, vocab] f32
+  // logits(rows.size())[i] = head(norm(hidden[rows[i]])) for rows of the last Forward, at most
+  // max_logit_rows (as given to the factory). Of the first best.size() rows only best[i] is asked
+  // for: their logits are then unspecified. Last stage only.
+  virtual absl::Status ComputeLogits(const ForwardContext& context,
+                                     absl::Span<const int32_t> rows,
+                                     absl::Span<BestLogit> best) = 0;
+  // [rows, vocab] f32 in host memory.
+  virtual kernels::MutableMatrix logits(int64_t rows) = 0;
 
-  virtual int32_t vocab_size() const = 0;
-  // Sizes of this rank's KV cache; the element type is the caller's choice.
-  virtual kernels::KvLayout kv_layout() const = 0;
-  // Bytes of packed weights on this rank.
-  virtual int64_t weight_bytes() const = 0;
+  virtual Sizes sizes() const = 0;
 };
 
 }  // namespace paceline::worker

@@ -67,20 +67,25 @@ class Llama final : public CausalLm {
     return llama;
   }
 
+  absl::StatusOr<int32_t> RoomForBlocks(const ForwardContext&) override {
+    return BlocksOf(config_, options_);
+  }
+  absl::Status ReserveKvCache(int32_t num_blocks) override;
+  absl::Status PrepareBlocks(const ForwardContext& context,
+                             absl::Span<const int32_t> zero_blocks,
+                             absl::Span<const kernels::BlockCopy> copies) override;
   kernels::MutableMatrix hidden(int64_t rows) override { return hidden_.view(rows); }
+  kernels::MutableMatrix logits(int64_t rows) override { return logits_.view(rows); }
   absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
   absl::Status ComputeLogits(const ForwardContext& context,
                              absl::Span<const int32_t> rows,
-                             absl::Span<BestLogit> best,
-                             const kernels::MutableMatrix& logits) override;
+                             absl::Span<BestLogit> best) override;
 
-  int32_t vocab_size() const override { return config_.vocab_size; }
-  kernels::KvLayout kv_layout() const override {
-    return {.num_layers = static_cast<int32_t>(layers_.size()),
-            .num_kv_heads = partition_.attention.num_kv_heads,
-            .head_dim = config_.head_dim};
+  Sizes sizes() const override {
+    return {.vocab_size = config_.vocab_size,
+            .weight_bytes = weight_bytes_,
+            .kv_cache_bytes = static_cast<int64_t>(kv_memory_.size())};
   }
-  int64_t weight_bytes() const override { return weight_bytes_; }
 
  private:
   Llama(const model::ModelConfig& config, const ModelOptions& options, Partition partition)
@@ -139,12 +144,15 @@ class Llama final : public CausalLm {
   kernels::RopeTable rope_;
   std::vector<DecoderLayer> layers_;
 
+  kernels::AlignedBuffer kv_memory_;
+  kernels::KvCacheView kv_cache_;
   // Shared by all layers, [max_batch_tokens, …].
   FloatRows hidden_;
   FloatRows qkv_;
   FloatRows attention_output_;
   FloatRows gate_up_;
   FloatRows gathered_;                        // rows whose logits are asked for
+  FloatRows logits_;                          // [max_logit_rows, vocab]
   std::vector<std::unique_ptr<Lane>> lanes_;  // one a thread
   std::vector<absl::Status> part_status_;
 };
@@ -216,7 +224,30 @@ absl::Status Llama::AllocateScratch() {
   RETURN_IF_ERROR(attention_output_.Allocate(rows, sizes.query.total()));
   RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * partition_.inner.size()));
   RETURN_IF_ERROR(gathered_.Allocate(options_.max_logit_rows, config_.hidden_size));
+  return logits_.Allocate(options_.max_logit_rows, config_.vocab_size);
+}
+
+absl::Status Llama::ReserveKvCache(int32_t num_blocks) {
+  const kernels::KvLayout layout{.num_layers = static_cast<int32_t>(layers_.size()),
+                                 .num_kv_heads = partition_.attention.num_kv_heads,
+                                 .head_dim = config_.head_dim,
+                                 .dtype = options_.kv_dtype};
+  RETURN_IF_ERROR(kernels::CheckLayout(layout));
+  ASSIGN_OR_RETURN(kv_memory_,
+                   kernels::AlignedBuffer::Allocate(num_blocks * layout.BytesPerBlock()));
+  kv_cache_ = {.base = kv_memory_.data(), .num_blocks = num_blocks, .layout = layout};
   return absl::OkStatus();
+}
+
+absl::Status Llama::PrepareBlocks(const ForwardContext& context,
+                                  absl::Span<const int32_t> zero_blocks,
+                                  absl::Span<const kernels::BlockCopy> copies) {
+  const int64_t block_bytes = kv_cache_.layout.BytesPerBlock();
+  for (const int32_t block : zero_blocks) {
+    std::memset(kv_cache_.base + block * block_bytes, 0, block_bytes);
+  }
+  if (copies.empty()) return absl::OkStatus();
+  return kernels::CopyBlocks(context.pool, kv_cache_, copies);
 }
 
 absl::Status Llama::ForEachPart(const ForwardContext& context, int64_t m, PartBody body) {
@@ -306,7 +337,9 @@ absl::Status Llama::FinishLayer(const ForwardContext& context,
   return weights.mlp.Forward(context, x, scratch, hidden);
 }
 
-absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& input) {
+absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& batch) {
+  ForwardInput input = batch;
+  input.kv_cache = kv_cache_;
   const int64_t m = static_cast<int64_t>(input.token_ids.size());
   if (m > options_.max_batch_tokens) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -335,9 +368,9 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& i
 
 absl::Status Llama::ComputeLogits(const ForwardContext& context,
                                   absl::Span<const int32_t> rows,
-                                  absl::Span<BestLogit> best,
-                                  const kernels::MutableMatrix& logits) {
+                                  absl::Span<BestLogit> best) {
   const int64_t m = static_cast<int64_t>(rows.size());
+  const kernels::MutableMatrix logits = logits_.view(m);
   if (m > options_.max_logit_rows) {
     return absl::InvalidArgumentError(absl::StrCat(
         "logits: ", m, " rows exceed the ", options_.max_logit_rows, " that were reserved"));

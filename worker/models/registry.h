@@ -5,9 +5,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/gemm/activations.h"
+#include "kernels/tensor_view.h"
 #include "model/config/model_config.h"
 #include "model/gguf/gguf_file.h"
 #include "worker/models/causal_lm.h"
@@ -16,8 +19,18 @@
 
 namespace paceline::worker {
 
+// Where a model runs that does not run on the CPU.
+struct DevicePlace {
+  int32_t index = 0;                             // of the device
+  kernels::DType dtype = kernels::DType::kBF16;  // of activations: kBF16 or kF16
+  double memory_utilization = 0.9;               // of all its memory, for this process
+};
+
 struct ModelOptions {
-  kernels::ComputeType compute = kernels::ComputeType::kInt8;
+  kernels::ComputeType compute = kernels::ComputeType::kInt8;  // of the CPU
+  DevicePlace device;
+  kernels::DType kv_dtype = kernels::DType::kF16;
+  int64_t kv_cache_bytes = 0;    // of the replica, all ranks together; 0: what the device has left
   int32_t max_batch_tokens = 0;  // rows of one Forward at most
   int32_t max_logit_rows = 0;    // rows of one ComputeLogits at most
   int32_t max_positions = 0;     // tokens of one sequence at most
@@ -25,9 +38,32 @@ struct ModelOptions {
   TensorMode tensor_mode = TensorMode::kExact;
 };
 
+// Bytes of one block (32 tokens) of the KV cache of a whole model with this configuration.
+int64_t KvBytesPerBlock(const model::ModelConfig& config, kernels::DType kv_dtype);
+// Blocks that options.kv_cache_bytes hold. At most as can be numbered. InvalidArgument, naming
+// the option: not one.
+absl::StatusOr<int32_t> BlocksOf(const model::ModelConfig& config, const ModelOptions& options);
+
+// Makes a model for a kind of device: LoadModel is the CPU's.
+using ModelLoader = absl::StatusOr<std::unique_ptr<CausalLm>> (*)(const model::GgufFile& file,
+                                                                  const model::ModelConfig& config,
+                                                                  const ModelOptions& options,
+                                                                  WeightLoader& loader);
+
 // Loads `file`'s weights as its architecture says. InvalidArgument names what is wrong with the
 // file; Unimplemented names an architecture that is not supported, and those that are.
 absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const model::GgufFile& file,
+                                                    const model::ModelConfig& config,
+                                                    const ModelOptions& options,
+                                                    WeightLoader& loader);
+
+// The same with a device's table.
+struct Architecture {
+  std::string_view name;
+  ModelLoader load;
+};
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadOneOf(absl::Span<const Architecture> architectures,
+                                                    const model::GgufFile& file,
                                                     const model::ModelConfig& config,
                                                     const ModelOptions& options,
                                                     WeightLoader& loader);

@@ -2,13 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "kernels/kv_cache/write_kv.h"
 #include "proto/support/status_macros.h"
-#include "worker/models/registry.h"
 
 namespace paceline::worker {
 namespace {
@@ -38,14 +35,23 @@ absl::Span<std::byte> BytesOf(ShardSetup& setup) {
   return {reinterpret_cast<std::byte*>(&setup), sizeof(setup)};
 }
 
+// Blocks are numbered alike on all ranks, so all have as many as the one with the fewest.
+absl::Status TakeLeast(RankGroup& group, int32_t& num_blocks) {
+  if (group.all == nullptr) return absl::OkStatus();
+  std::vector<int32_t> all(group.all->size());
+  std::vector<int64_t> ends;
+  for (size_t i = 1; i <= all.size(); ++i)
+    ends.push_back(static_cast<int64_t>(i * sizeof(int32_t)));
+  all[group.all->rank()] = num_blocks;
+  RETURN_IF_ERROR(group.all->AllGatherColumns(all.data(), 1, ends.back(), ends));
+  num_blocks = *std::min_element(all.begin(), all.end());
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int64_t ModelShard::KvBytesPerBlock(const model::ModelConfig& config, kernels::DType kv_dtype) {
-  return kernels::KvLayout{.num_layers = config.num_layers,
-                           .num_kv_heads = config.num_kv_heads,
-                           .head_dim = config.head_dim,
-                           .dtype = kv_dtype}
-      .BytesPerBlock();
+  return worker::KvBytesPerBlock(config, kv_dtype);
 }
 
 absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::GgufFile& file,
@@ -60,39 +66,22 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
   shard->pool_ = std::make_unique<kernels::ThreadPool>(options.num_threads, options.pin_threads);
   WeightLoader loader(file, options.compute, *shard->pool_, options.progress);
   ASSIGN_OR_RETURN(shard->model_,
-                   LoadModel(file,
-                             config,
-                             {.compute = options.compute,
-                              .max_batch_tokens = options.max_batch_tokens,
-                              .max_logit_rows = kLogitsRows,
-                              .max_positions = options.max_model_len,
-                              .place = shard->place(),
-                              .tensor_mode = options.tensor_mode},
-                             loader));
+                   options.load(file,
+                                config,
+                                {.compute = options.compute,
+                                 .device = options.device,
+                                 .kv_dtype = options.kv_dtype,
+                                 .kv_cache_bytes = options.kv_cache_bytes,
+                                 .max_batch_tokens = options.max_batch_tokens,
+                                 .max_logit_rows = kLogitsRows,
+                                 .max_positions = options.max_model_len,
+                                 .place = shard->place(),
+                                 .tensor_mode = options.tensor_mode},
+                                loader));
   file.GiveBackPages();
-
-  kernels::KvLayout layout = shard->model_->kv_layout();
-  layout.dtype = options.kv_dtype;
-  RETURN_IF_ERROR(kernels::CheckLayout(layout));
-  const int64_t replica_block_bytes = KvBytesPerBlock(config, options.kv_dtype);
-  const int64_t num_blocks = options.kv_cache_bytes / replica_block_bytes;
-  if (num_blocks < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("kv-cache-memory: ",
-                                                   options.kv_cache_bytes,
-                                                   " bytes do not hold one block of ",
-                                                   kernels::kKvBlockSize,
-                                                   " tokens (",
-                                                   replica_block_bytes,
-                                                   " bytes)"));
-  }
-  ASSIGN_OR_RETURN(shard->kv_memory_,
-                   kernels::AlignedBuffer::Allocate(num_blocks * layout.BytesPerBlock()));
-  shard->kv_cache_ = {.base = shard->kv_memory_.data(),
-                      .num_blocks = static_cast<int32_t>(num_blocks),
-                      .layout = layout};
-  ASSIGN_OR_RETURN(shard->logits_,
-                   kernels::AlignedBuffer::Allocate(int64_t{kLogitsRows} *
-                                                    shard->model_->vocab_size() * sizeof(float)));
+  ASSIGN_OR_RETURN(shard->num_blocks_, shard->model_->RoomForBlocks(shard->context()));
+  if (group != nullptr) RETURN_IF_ERROR(TakeLeast(*group, shard->num_blocks_));
+  RETURN_IF_ERROR(shard->model_->ReserveKvCache(shard->num_blocks_));
   if (group != nullptr) RETURN_IF_ERROR(group->AwaitAll());
   return shard;
 }
@@ -107,12 +96,7 @@ ForwardContext ModelShard::context() {
 }
 
 absl::Status ModelShard::PrepareBlocks(const StepPlan& plan) {
-  const int64_t block_bytes = kv_cache_.layout.BytesPerBlock();
-  for (const int32_t block : plan.zero_blocks) {
-    std::memset(kv_cache_.base + block * block_bytes, 0, block_bytes);
-  }
-  if (plan.copies.empty()) return absl::OkStatus();
-  return kernels::CopyBlocks(*pool_, kv_cache_, plan.copies);
+  return model_->PrepareBlocks(context(), plan.zero_blocks, plan.copies);
 }
 
 absl::Status ModelShard::Forward(const StepPlan& plan,
@@ -138,7 +122,6 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
          .slots = rows(plan.slots),
          .sequences =
              absl::MakeConstSpan(plan.sequences).subspan(batch.first_sequence, batch.num_sequences),
-         .kv_cache = kv_cache_,
          .on_layer = [&] {
            if (pulse() != nullptr) pulse()->Working();
            on_layer();
@@ -155,8 +138,7 @@ absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
                                                          int32_t first,
                                                          int32_t count) {
   const RankPlace at = place();
-  const kernels::MutableMatrix logits(
-      reinterpret_cast<float*>(logits_.data()), count, model_->vocab_size());
+  const kernels::MutableMatrix logits = model_->logits(count);
   const int32_t num_best = std::clamp(batch.num_best - first, 0, count);
   const absl::Span<BestLogit> best = absl::MakeSpan(best_).first(num_best);
   const absl::Span<std::byte> best_bytes(reinterpret_cast<std::byte*>(best.data()),
@@ -169,8 +151,7 @@ absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
       RETURN_IF_ERROR(model_->ComputeLogits(
           context(),
           absl::MakeConstSpan(plan.logit_rows).subspan(batch.first_logit + first, count),
-          best,
-          logits));
+          best));
     }
     if (at.num_stages > 1 && at.tensor_rank == 0) {
       const int leader = options_.group->RankOf(0, 0);

@@ -12,12 +12,12 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "kernels/attention/paged_attention.h"
-#include "kernels/cpu/aligned_buffer.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/gemm/activations.h"
 #include "model/config/model_config.h"
 #include "model/gguf/gguf_file.h"
 #include "worker/models/causal_lm.h"
+#include "worker/models/registry.h"
 #include "worker/runner/rank_group.h"
 #include "worker/runner/step_plan.h"
 #include "worker/trace/step_trace.h"
@@ -30,14 +30,17 @@ constexpr int32_t kLogitsRows = 32;
 class ModelShard {
  public:
   struct Options {
+    ModelLoader load = &LoadModel;  // of the kind of device
+    DevicePlace device;             // where it is not the CPU
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
     kernels::DType kv_dtype = kernels::DType::kF16;
     TensorMode tensor_mode = TensorMode::kExact;
     int32_t num_threads = 1;
     bool pin_threads = true;
     int32_t max_batch_tokens = 0;
-    int32_t max_model_len = 0;   // tokens
-    int64_t kv_cache_bytes = 0;  // of the replica, all ranks together
+    int32_t max_model_len = 0;  // tokens
+    // Of the replica, all ranks together; 0: what the device has left.
+    int64_t kv_cache_bytes = 0;
     StepTrace* trace = nullptr;  // may be null; else outlives the shard
     RankGroup* group = nullptr;  // null: one rank; else outlives the shard
     // Called while weights load.
@@ -76,10 +79,10 @@ class ModelShard {
                                    int32_t count);
 
   kernels::ThreadPool& pool() { return *pool_; }
-  int32_t num_blocks() const { return kv_cache_.num_blocks; }
-  int32_t vocab_size() const { return model_->vocab_size(); }
-  int64_t weight_bytes() const { return model_->weight_bytes(); }
-  int64_t kv_cache_bytes() const { return static_cast<int64_t>(kv_memory_.size()); }
+  int32_t num_blocks() const { return num_blocks_; }
+  int32_t vocab_size() const { return model_->sizes().vocab_size; }
+  int64_t weight_bytes() const { return model_->sizes().weight_bytes; }
+  int64_t kv_cache_bytes() const { return model_->sizes().kv_cache_bytes; }
   TraceTrack* track() const {
     return options_.trace == nullptr ? nullptr : options_.trace->track(0);
   }
@@ -96,10 +99,8 @@ class ModelShard {
   const Options options_;
   std::unique_ptr<kernels::ThreadPool> pool_;
   std::unique_ptr<CausalLm> model_;
-  kernels::AlignedBuffer kv_memory_;
-  kernels::KvCacheView kv_cache_;
+  int32_t num_blocks_ = 0;
   kernels::AttentionWorkspace attention_workspace_;
-  kernels::AlignedBuffer logits_;  // [kLogitsRows, vocab] f32
   std::array<BestLogit, kLogitsRows> best_;
 };
 

@@ -81,37 +81,33 @@ absl::StatusOr<int64_t> WeightLoader::Rows(const std::string& name) const {
   return tensor->shape.size() < 2 ? int64_t{1} : tensor->shape[1];
 }
 
-absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const TensorRows> tensors,
-                                                           int64_t turn_rows) {
-  std::vector<kernels::MatrixSource> sources;
-  int64_t k = 0;
-  int64_t bytes = 0;
+absl::StatusOr<MatrixRows> WeightLoader::Sources(absl::Span<const TensorRows> tensors) {
+  MatrixRows rows;
   model::TensorType type{};
-  kernels::WeightFormat format{};
   for (const auto& [name, begin, rows_end, first_column, columns_end] : tensors) {
     ASSIGN_OR_RETURN(const model::TensorInfo* tensor, Find(name));
     const int64_t columns = tensor->shape.empty() ? 0 : tensor->shape[0];
     const int64_t end_column = columns_end < 0 ? columns : columns_end;
-    if (tensor->shape.size() != 2 || (k != 0 && end_column - first_column != k)) {
+    if (tensor->shape.size() != 2 || (rows.k != 0 && end_column - first_column != rows.k)) {
       return absl::InvalidArgumentError(
           absl::StrCat("gguf: tensor '", name, "' is not a matrix of the expected width"));
     }
-    if (!sources.empty() && tensor->type != type) {
+    if (!rows.sources.empty() && tensor->type != type) {
       return absl::InvalidArgumentError(
           absl::StrCat("gguf: tensor '", name, "' differs in type from the one it is packed with"));
     }
-    k = end_column - first_column;
+    rows.k = end_column - first_column;
     type = tensor->type;
-    format = FormatOf(*tensor);
+    rows.format = FormatOf(*tensor);
     const int64_t end = rows_end < 0 ? tensor->shape[1] : rows_end;
     if (begin < 0 || begin >= end || end > tensor->shape[1]) {
       return absl::InvalidArgumentError(absl::StrCat(
           "gguf: tensor '", name, "' has ", tensor->shape[1], " rows, not ", begin, " to ", end));
     }
-    const int64_t row_bytes = kernels::RowBytes(format, columns);
-    const int64_t skipped = first_column == 0 ? 0 : kernels::RowBytes(format, first_column);
-    const int64_t taken = kernels::RowBytes(format, k);
-    if (taken == 0 || (first_column > 0 && skipped == 0) || end_column > columns) {
+    const int64_t row_bytes = kernels::RowBytes(rows.format, columns);
+    const int64_t skipped = first_column == 0 ? 0 : kernels::RowBytes(rows.format, first_column);
+    rows.row_bytes = kernels::RowBytes(rows.format, rows.k);
+    if (rows.row_bytes == 0 || (first_column > 0 && skipped == 0) || end_column > columns) {
       return absl::InvalidArgumentError(absl::StrCat("gguf: tensor '",
                                                      name,
                                                      "': columns ",
@@ -122,17 +118,23 @@ absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const Tens
                                                      columns,
                                                      "; use --tensor-parallel-mode exact"));
     }
-    bytes += (end - begin) * taken;
-    sources.push_back({.data = tensor->data + begin * row_bytes + skipped,
-                       .num_rows = end - begin,
-                       .row_stride_bytes = taken == row_bytes ? 0 : row_bytes});
+    rows.num_rows += end - begin;
+    rows.sources.push_back({.data = tensor->data + begin * row_bytes + skipped,
+                            .num_rows = end - begin,
+                            .row_stride_bytes = rows.row_bytes == row_bytes ? 0 : row_bytes});
   }
+  Loaded(rows.num_rows * rows.row_bytes);
+  return rows;
+}
+
+absl::StatusOr<kernels::PackedMatrix> WeightLoader::Matrix(absl::Span<const TensorRows> tensors,
+                                                           int64_t turn_rows) {
+  ASSIGN_OR_RETURN(MatrixRows rows, Sources(tensors));
   if (turn_rows > 0) {
-    const int64_t row_bytes = kernels::RowBytes(format, k);
-    ASSIGN_OR_RETURN(sources, ByTurns(tensors, sources, row_bytes, turn_rows));
+    ASSIGN_OR_RETURN(rows.sources, ByTurns(tensors, rows.sources, rows.row_bytes, turn_rows));
   }
-  ASSIGN_OR_RETURN(kernels::PackedMatrix packed, kernels::PackRows(pool_, format, sources, k));
-  Loaded(bytes);
+  ASSIGN_OR_RETURN(kernels::PackedMatrix packed,
+                   kernels::PackRows(pool_, rows.format, rows.sources, rows.k));
   packed_bytes_ += packed.bytes();
   return packed;
 }

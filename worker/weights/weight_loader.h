@@ -19,8 +19,8 @@
 
 namespace paceline::worker {
 
-// Rows [begin, end) of a tensor, and of these the columns [first_column, end_column); an end < 0: to
-// the last one.
+// Rows [begin, end) of a tensor, and of these the columns [first_column, end_column); an end < 0:
+// to the last one.
 struct TensorRows {
   TensorRows(std::string n, int64_t b = 0, int64_t e = -1)  // NOLINT: a name stands for all rows
       : name(std::move(n)), begin(b), end(e) {}
@@ -30,6 +30,15 @@ struct TensorRows {
   int64_t end;
   int64_t first_column = 0;
   int64_t end_column = -1;
+};
+
+// Rows of one or more tensors as they are in the file, to be one matrix.
+struct MatrixRows {
+  kernels::WeightFormat format = kernels::WeightFormat::kF32;
+  int64_t k = 0;
+  int64_t row_bytes = 0;  // of k columns
+  int64_t num_rows = 0;
+  std::vector<kernels::MatrixSource> sources;
 };
 
 class WeightLoader {
@@ -48,6 +57,9 @@ class WeightLoader {
   // rows must be a multiple and all as many. NotFound names a missing tensor.
   absl::StatusOr<kernels::PackedMatrix> Matrix(absl::Span<const TensorRows> tensors,
                                                int64_t turn_rows = 0);
+
+  // The same, not packed: views into the file.
+  absl::StatusOr<MatrixRows> Sources(absl::Span<const TensorRows> tensors);
 
   // A tensor as float32. NotFound names a missing tensor.
   absl::StatusOr<std::vector<float>> Vector(const std::string& name);
