@@ -10,7 +10,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "kernels/device/native/error.h"
 #include "kernels/device/stream.h"
 
 namespace paceline::kernels::device {
@@ -155,7 +155,8 @@ __device__ __forceinline__ int8_t RoundToInt8(float x) {
 __device__ __forceinline__ float Tanh(float x) { return tanhf(x); }
 __device__ __forceinline__ float InverseSqrt(float x) { return rsqrtf(x); }
 
-// Starts kernel(args…) on the stream. Internal with CUDA's words when it cannot be started.
+// Starts kernel(args…) on the stream. Internal with CUDA's words when it cannot be started,
+// Unavailable when the device has failed before.
 template <typename... Parameters, typename... Args>
 absl::Status Launch(Stream stream,
                     Index3 grid,
@@ -166,17 +167,13 @@ absl::Status Launch(Stream stream,
   if (shared_bytes > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) {
-      return absl::InternalError(absl::StrCat("CUDA: ", cudaGetErrorString(error)));
-    }
+    if (error != cudaSuccess) return ToStatus(error);
   }
   kernel<<<dim3(grid.x, grid.y, grid.z),
            dim3(block.x, block.y, block.z),
            shared_bytes,
            static_cast<cudaStream_t>(stream)>>>(args...);
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("CUDA: ", cudaGetErrorString(error)));
+  return ToStatus(cudaGetLastError());
 }
 
 }  // namespace paceline::kernels::device

@@ -1,0 +1,297 @@
+// A tiny Llama end to end through the code for CUDA, in emulation: the engine's answers are the
+// same bits however they were come by, and those of the CPU but for rounding.
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/emulation/grid.h"
+#include "kernels/emulation/runtime.h"
+#include "tests/fakes/engine_harness.h"
+#include "tests/fakes/tiny_model.h"
+#include "worker/models/device/registry.h"
+
+namespace paceline::worker {
+namespace {
+
+using kernels::DType;
+using model::TensorType;
+
+// Sizes that the kernels have, in as little as they let.
+model::TinyModelOptions Tiny(TensorType weights = TensorType::kQ4_1) {
+  return {.num_layers = 2,
+          .hidden_size = 64,
+          .num_heads = 6,
+          .num_kv_heads = 2,
+          .head_dim = 64,
+          .intermediate_size = 96,
+          .weight_type = weights,
+          .embedding_type = weights == TensorType::kQ4_1 ? TensorType::kQ8_0 : weights};
+}
+
+EngineHarness::Options OnDevice(const model::TinyModelOptions& model, DType dtype = DType::kBF16) {
+  return {.model = model,
+          .num_blocks = 64,
+          .max_num_batched_tokens = 64,
+          .compute = kernels::ComputeType::kFloat32,
+          .kv_dtype = dtype,
+          .load = &LoadDeviceModel,
+          .device = {.dtype = dtype}};
+}
+
+std::vector<Request> Requests() {
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < 6; ++i) {
+    Request request =
+        EngineHarness::MakeRequest(absl::StrCat("r", i), EngineHarness::Prompt(1 + i * 15, i), 6);
+    if (i % 2 == 1) {
+      request.sampling.temperature = 0.9F;
+      request.sampling.top_p = 0.95F;
+      request.seed = 100 + i;
+    }
+    if (i == 2) request.sampling.logprobs = -1;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+// Each request alone, on an engine of its own.
+std::vector<Answer> Alone(EngineHarness::Options options) {
+  options.prefix_caching = false;
+  std::vector<Answer> answers;
+  for (const Request& request : Requests()) {
+    EngineHarness engine(options);
+    answers.push_back(engine.Run(request));
+  }
+  return answers;
+}
+
+const std::vector<Answer>& Golden() {
+  static const auto* const golden = new std::vector<Answer>(Alone(OnDevice(Tiny())));
+  return *golden;
+}
+
+void ExpectGolden(EngineHarness& engine, const std::string& suffix = "") {
+  for (Request& request : Requests()) {
+    request.id += suffix;
+    engine.Submit(request);
+  }
+  for (size_t i = 0; i < Golden().size(); ++i) {
+    const Answer answer = engine.Wait(absl::StrCat("r", i, suffix));
+    EXPECT_EQ(answer.token_ids.size(), 6U) << i;
+    EXPECT_TRUE(SameAnswer(answer, Golden()[i])) << i;
+  }
+}
+
+TEST(DeviceLlamaTest, BatchMatesAndTheOrderOfThreadsChangeNothing) {
+  Golden();
+  kernels::emulation::SetSeed(77);
+  EngineHarness engine(OnDevice(Tiny()));
+  ExpectGolden(engine);
+}
+
+TEST(DeviceLlamaTest, ChunksChangeNothing) {
+  EngineHarness::Options options = OnDevice(Tiny());
+  options.max_num_seqs = 7;
+  options.max_num_batched_tokens = 7;
+  EngineHarness engine(options);
+  ExpectGolden(engine);
+}
+
+TEST(DeviceLlamaTest, ThePrefixCacheChangesNothing) {
+  EngineHarness engine(OnDevice(Tiny()));
+  ExpectGolden(engine);
+  ExpectGolden(engine, "-again");
+  EXPECT_GE(engine.Wait("r5-again").cached_tokens, 64);
+}
+
+TEST(DeviceLlamaTest, PreemptionChangesNothing) {
+  EngineHarness::Options options = OnDevice(Tiny());
+  options.num_blocks = 5;
+  EngineHarness engine(options);
+  ExpectGolden(engine);
+  EXPECT_GT(engine.metrics().vllm_preemptions->Value(), 0);
+}
+
+TEST(DeviceLlamaTest, ChoicesThatShareABlockPart) {
+  // Two choices share the prompt's blocks until they write: a copy on the device.
+  Request request = EngineHarness::MakeRequest("n", EngineHarness::Prompt(40, 9), 4);
+  request.sampling.temperature = 1.0F;
+  request.seed = 5;
+  request.n = 2;
+  EngineHarness engine(OnDevice(Tiny()));
+  engine.Submit(request);
+  for (int32_t choice = 0; choice < 2; ++choice) {
+    const Answer together = engine.Wait("n", choice);
+    Request alone = request;
+    alone.n = 1;
+    alone.first_choice_index = choice;
+    EngineHarness other(OnDevice(Tiny()));
+    other.Submit(alone);
+    EXPECT_TRUE(SameAnswer(other.Wait("n", choice), together)) << choice;
+  }
+}
+
+// Ranks exchange through their hosts' memory.
+struct Layout {
+  int32_t tensor_size;
+  int32_t num_stages;
+};
+
+class DeviceLayoutTest : public testing::TestWithParam<Layout> {};
+
+TEST_P(DeviceLayoutTest, EveryLayoutGivesTheBitsOfOneRank) {
+  EngineHarness::Options options = OnDevice(Tiny());
+  options.tensor_size = GetParam().tensor_size;
+  options.num_stages = GetParam().num_stages;
+  EngineHarness engine(options);
+  ExpectGolden(engine);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts,
+                         DeviceLayoutTest,
+                         testing::Values(Layout{2, 1}, Layout{1, 2}, Layout{3, 2}),
+                         [](const auto& info) {
+                           return absl::StrCat(
+                               "T", info.param.tensor_size, "P", info.param.num_stages);
+                         });
+
+// Rounding of its own, the same each time.
+TEST(DeviceLlamaTest, RanksThatAddUpAgreeWithThemselves) {
+  EngineHarness::Options options = OnDevice(Tiny());
+  options.tensor_size = 2;
+  options.tensor_mode = TensorMode::kFast;
+  EngineHarness together(options);
+  for (const Request& request : Requests()) together.Submit(request);
+  EngineHarness alone(options);
+  for (size_t i = 3; i < 5; ++i) {
+    EXPECT_TRUE(SameAnswer(alone.Run(Requests()[i]), together.Wait(absl::StrCat("r", i)))) << i;
+  }
+}
+
+// Log-probabilities of a prompt: neither side chooses what comes next.
+std::vector<float> PromptLogprobs(const EngineHarness::Options& options) {
+  Request request = EngineHarness::MakeRequest("p", EngineHarness::Prompt(60, 3), 1);
+  request.sampling.prompt_logprobs = 0;
+  EngineHarness engine(options);
+  const Answer answer = engine.Run(request);
+  std::vector<float> logprobs;
+  for (const TokenLogprobs& token : answer.prompt_logprobs) logprobs.push_back(token.logprob);
+  return logprobs;
+}
+
+void ExpectNearCpu(const model::TinyModelOptions& model, DType dtype, double tolerance) {
+  EngineHarness::Options cpu = OnDevice(model, DType::kF32);
+  cpu.load = &LoadModel;
+  const std::vector<float> expected = PromptLogprobs(cpu);
+  const std::vector<float> logprobs = PromptLogprobs(OnDevice(model, dtype));
+  ASSERT_EQ(logprobs.size(), 60U);
+  ASSERT_EQ(expected.size(), 60U);
+  double worst = 0;
+  double spread = 0;
+  for (size_t i = 1; i < expected.size(); ++i) {
+    worst = std::max(worst, std::fabs(static_cast<double>(logprobs[i]) - expected[i]));
+    spread = std::max(spread, std::fabs(static_cast<double>(expected[i]) - expected[1]));
+  }
+  EXPECT_LT(worst, tolerance);
+  EXPECT_GT(spread, 1) << "log-probabilities that say something";
+  testing::Test::RecordProperty("worst", std::to_string(worst));
+}
+
+// Of a log-probability with f16; the worst seen is 0.018.
+constexpr double kTolerance = 0.03;
+
+class DeviceLlamaFormatTest : public testing::TestWithParam<TensorType> {};
+
+// bf16 rounds eight times as coarsely as f16.
+TEST_P(DeviceLlamaFormatTest, EqualsTheCpuButForRounding) {
+  ExpectNearCpu(Tiny(GetParam()), DType::kBF16, 8 * kTolerance);
+  ExpectNearCpu(Tiny(GetParam()), DType::kF16, kTolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats,
+                         DeviceLlamaFormatTest,
+                         testing::Values(TensorType::kQ4_0,
+                                         TensorType::kQ4_1,
+                                         TensorType::kQ8_0,
+                                         TensorType::kF16,
+                                         TensorType::kBF16,
+                                         TensorType::kF32));
+
+TEST(DeviceLlamaTest, OtherShapesEqualTheCpuButForRounding) {
+  model::TinyModelOptions model = Tiny();
+  model.num_heads = 5;
+  model.num_kv_heads = 1;
+  model.attention_bias = true;
+  model.rope_frequencies = true;
+  model.tied_embeddings = false;
+  ExpectNearCpu(model, DType::kF16, kTolerance);
+  model.num_heads = model.num_kv_heads = 2;
+  model.head_dim = 128;
+  ExpectNearCpu(model, DType::kF16, kTolerance);
+}
+
+// Memory and shards without an engine.
+class DeviceMemoryTest : public testing::Test {
+ protected:
+  ~DeviceMemoryTest() override { kernels::emulation::SetMemoryBytes(int64_t{1} << 30); }
+
+  absl::StatusOr<std::unique_ptr<ModelShard>> Load(const model::TinyModelOptions& model,
+                                                   int64_t kv_cache_bytes) {
+    bytes_ = model::TinyModelBytes(model);
+    file_ = *model::GgufFile::FromBytes(bytes_);
+    const model::ModelConfig config = *model::ModelConfigFromGguf(*file_);
+    return ModelShard::Create(*file_,
+                              config,
+                              {.load = &LoadDeviceModel,
+                               .device = {.memory_utilization = 0.5},
+                               .compute = kernels::ComputeType::kFloat32,
+                               .kv_dtype = DType::kBF16,
+                               .pin_threads = false,
+                               .max_batch_tokens = 40,
+                               .max_model_len = 512,
+                               .kv_cache_bytes = kv_cache_bytes});
+  }
+
+  std::string bytes_;
+  std::unique_ptr<model::GgufFile> file_;
+};
+
+TEST_F(DeviceMemoryTest, TheKvCacheTakesWhatIsLeft) {
+  kernels::emulation::SetMemoryBytes(int64_t{512} << 20);
+  const int64_t before = kernels::emulation::AllocatedBytes();
+  {
+    const auto shard = Load(Tiny(), /*kv_cache_bytes=*/0);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    const int64_t block_bytes = 2 * 2 * 2 * 32 * 64 * 2;  // layers, K and V, heads, tokens, bf16
+    EXPECT_EQ((*shard)->kv_cache_bytes(), (*shard)->num_blocks() * block_bytes);
+    const int64_t used = kernels::emulation::AllocatedBytes() - before;
+    EXPECT_LE(used, int64_t{256} << 20);
+    EXPECT_GT(used, (int64_t{256} << 20) - 2 * block_bytes);
+  }
+  EXPECT_EQ(kernels::emulation::AllocatedBytes(), before);
+}
+
+TEST_F(DeviceMemoryTest, TooLittleForOneSequenceIsAnErrorThatSaysSo) {
+  kernels::emulation::SetMemoryBytes(int64_t{32} << 20);
+  const auto shard = Load(Tiny(), /*kv_cache_bytes=*/0);
+  EXPECT_EQ(shard.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(shard.status().message()), testing::HasSubstr("GPU memory"));
+}
+
+TEST_F(DeviceMemoryTest, AKvCacheThatDoesNotFitIsAnError) {
+  const auto shard = Load(Tiny(), /*kv_cache_bytes=*/int64_t{2} << 30);
+  EXPECT_EQ(shard.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(DeviceMemoryTest, HeadsWithoutAKernelAreUnimplemented) {
+  model::TinyModelOptions model = Tiny();
+  model.head_dim = 32;
+  EXPECT_EQ(Load(model, 1 << 20).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace paceline::worker

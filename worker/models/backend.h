@@ -1,0 +1,25 @@
+// The kind of device beside the CPU that this binary has code for. Which one is decided by what is
+// linked: worker_backend (CUDA's, or none) or worker_backend_emulated (tests).
+#ifndef PACELINE_WORKER_MODELS_BACKEND_H_
+#define PACELINE_WORKER_MODELS_BACKEND_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/runtime.h"
+#include "worker/models/registry.h"
+
+namespace paceline::worker {
+
+struct Backend {
+  // Devices that work here. FailedPrecondition says what is missing.
+  absl::StatusOr<std::vector<kernels::device::DeviceInfo>> (*list)();
+  ModelLoader load;
+};
+
+// Null: none. Immutable; any thread.
+const Backend* LinkedBackend();
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_MODELS_BACKEND_H_
