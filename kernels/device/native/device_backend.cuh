@@ -120,6 +120,19 @@ __device__ __forceinline__ uint64_t AtomicAdd(uint64_t* to, uint64_t value) {
   return atomicAdd(reinterpret_cast<unsigned long long*>(to), value);
 }
 
+// Between devices: what this thread's device has written so far is seen by who awaits the value.
+__device__ __forceinline__ void StoreRelease(uint32_t* to, uint32_t value) {
+  asm volatile("fence.acq_rel.sys; st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value)
+               : "memory");
+}
+// Until it is `value` or more, counting past the largest number.
+__device__ __forceinline__ void AwaitAtLeast(const uint32_t* from, uint32_t value) {
+  uint32_t seen;
+  do {
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(seen) : "l"(from) : "memory");
+  } while (static_cast<int32_t>(seen - value) < 0);
+}
+
 __device__ __forceinline__ uint32_t FloatBits(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ float BitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint64_t DoubleBits(double x) {

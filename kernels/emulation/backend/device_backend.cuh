@@ -172,6 +172,14 @@ T AtomicAdd(T* to, T value) {
   return before;
 }
 
+inline void StoreRelease(uint32_t* to, uint32_t value) { *to = value; }
+// Nobody else runs meanwhile: what is not there will never be.
+inline void AwaitAtLeast(const uint32_t* from,
+                         uint32_t value,
+                         const Location& at = Location::current()) {
+  emulation::Check(static_cast<int32_t>(*from - value) >= 0, "AwaitAtLeast: waits for ever", at);
+}
+
 inline uint32_t FloatBits(float x) { return std::bit_cast<uint32_t>(x); }
 inline float BitsToFloat(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint64_t DoubleBits(double x) { return std::bit_cast<uint64_t>(x); }
