@@ -50,7 +50,7 @@ TEST(PagedDecodeTest, MatchesForEveryHeadSizeAndGroup) {
                             .int8_kv = up_to(3) == 0,
                             .window = up_to(3) == 0 ? 1 + up_to(300) : 0,
                             .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
-      const std::vector<int32_t> lengths = {1 + up_to(70), 1 + up_to(400)};
+      const std::vector<int32_t> lengths = {1 + up_to(70), 1 + up_to(300)};
       PagedSequences sequences(c, lengths, random());
       emulation::SetSeed(random());
       const std::vector<uint16_t> out = sequences.Decode({0, 1}, lengths);

@@ -46,7 +46,7 @@ TEST(PagedPrefillTest, MatchesForEveryHeadSizeAndGroup) {
                             .int8_kv = up_to(3) == 0,
                             .window = up_to(3) == 0 ? 1 + up_to(200) : 0,
                             .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
-      const int32_t begin = up_to(200), end = begin + 1 + up_to(40);
+      const int32_t begin = up_to(130), end = begin + 1 + up_to(20);
       PagedSequences sequences(c, {end}, random());
       emulation::SetSeed(random());
       const std::vector<uint16_t> out = sequences.Prefill(0, begin, end);
