@@ -18,8 +18,12 @@ struct TcpOptions {
   std::string master_addr;  // of rank 0's host: a name, or an address
   int master_port = 0;
   // Names the group and its incarnation; a rank that brings another one is refused. At most 127
-  // bytes. It prevents mistakes, not attacks: connections are neither encrypted nor authenticated.
+  // bytes. It prevents mistakes, not attacks.
   std::string group;
+  // Secrets. Every connection begins with both sides proving, without sending it, that they know
+  // the connecting side's first one; the other side takes any of its own. Empty: nothing to prove.
+  // What follows is neither encrypted nor protected against changes on the way.
+  std::vector<std::string> tokens;
   int64_t join_timeout_ms = 60'000;
   int64_t spin_us = 50;  // how long a rank tries before it sleeps
 };
@@ -33,7 +37,7 @@ struct TcpMesh {
 
 // `listener` is rank 0's, listening where `options` says; not open: rank 0 makes it.
 //   DeadlineExceeded    ranks are missing (all ranks that came are told which); no rank 0
-//   FailedPrecondition  rank 0 is of another group, or of another build
+//   FailedPrecondition  rank 0 is of another group, or of another build, or has other tokens
 //   InvalidArgument     rank or size out of range, or another size than rank 0's
 //   AlreadyExists       another process has joined as this rank
 //   Unavailable         rank 0 cannot listen, or died

@@ -1,6 +1,7 @@
 #include "worker/comm/tcp_rendezvous.h"
 
 #include <chrono>
+#include <cstring>
 #include <future>
 #include <string>
 #include <vector>
@@ -139,6 +140,63 @@ TEST(TcpRendezvousTest, WhoDoesNotBelongIsRefusedAndTheGroupForms) {
   const absl::Status joined = group.JoinStatus(1, group.options);
   EXPECT_TRUE(joined.ok()) << joined;
   EXPECT_TRUE(leader.get().ok());
+}
+
+TEST(TcpRendezvousTest, OnlyWhoKnowsATokenJoins) {
+  Group group(2);
+  group.options.tokens = {"secret"};
+  auto leader = std::async(std::launch::async, [&] { return group.Join(0, group.options); });
+  for (const std::vector<std::string>& tokens :
+       {std::vector<std::string>(), {"guess"}, {"guess", "secret"}}) {
+    TcpOptions stranger = group.options;
+    stranger.tokens = tokens;
+    const absl::Status refused = group.JoinStatus(1, stranger);
+    EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("does not take this rank's token"));
+  }
+  const absl::Status joined = group.JoinStatus(1, group.options);
+  EXPECT_TRUE(joined.ok()) << joined;
+  EXPECT_TRUE(leader.get().ok());
+}
+
+TEST(TcpRendezvousTest, ATokenRotatesRankByRank) {
+  Group group(3);
+  const std::vector<std::vector<std::string>> tokens = {
+      {"old", "new"}, {"new", "old"}, {"old", "new"}};
+  const auto results = RunThreads(3, [&](int rank) {
+    TcpOptions options = group.options;
+    options.tokens = tokens[rank];
+    return Sum(options, rank, rank == 0 ? std::move(group.listener) : Socket());
+  });
+  for (const absl::Status& result : results) EXPECT_TRUE(result.ok()) << result;
+}
+
+// A stranger at rank 0's address that says yes to everything: it cannot prove the token.
+TEST(TcpRendezvousTest, ARankJoinsNoLeaderThatDoesNotKnowItsToken) {
+  constexpr size_t kChallenge = 40;
+  constexpr size_t kHello = 224;
+  constexpr size_t kAnswer = 248 + 2 * 68 + 32;  // with two places and a proof
+  Group group(2);
+  auto rank = std::async(std::launch::async, [&] {
+    TcpOptions options = group.options;
+    options.tokens = {"secret"};
+    return group.JoinStatus(1, options);
+  });
+  Socket joiner;
+  while (!joiner.is_open()) joiner = AcceptTcp(group.listener);
+  std::string challenge(kChallenge, 'n');
+  const uint64_t magic = 0x5061636554637032;
+  std::memcpy(challenge.data(), &magic, sizeof(magic));
+  std::string hello(kHello, '\0');
+  const std::string answer(kAnswer, '\0');
+  const int64_t deadline_ns = DeadlineNs(10'000);
+  ASSERT_TRUE(WriteAll(joiner, challenge.data(), challenge.size(), deadline_ns).ok());
+  ASSERT_TRUE(ReadAll(joiner, hello.data(), hello.size(), deadline_ns).ok());
+  EXPECT_EQ(hello.find("secret"), std::string::npos);
+  ASSERT_TRUE(WriteAll(joiner, answer.data(), answer.size(), deadline_ns).ok());
+  const absl::Status status = rank.get();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("does not prove"));
 }
 
 TEST(TcpRendezvousTest, ARankJoinsOnce) {
