@@ -103,12 +103,21 @@ int Converse(ChatClient& client, const ChatOptions& options, const ChatParams& p
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ChatClient>> MakeChatClient(const std::string& url) {
-  const bool is_grpc = absl::StartsWith(url, "grpc://");
-  if (!is_grpc && !absl::StartsWith(url, "http://")) {
-    return absl::InvalidArgumentError("URL: must start with http:// or grpc://");
+absl::StatusOr<std::unique_ptr<ChatClient>> MakeChatClient(const std::string& url,
+                                                           const TlsOptions& tls,
+                                                           const std::string& tls_server_name) {
+  const size_t scheme_end = url.find("://");
+  const std::string scheme = url.substr(0, scheme_end);
+  const bool is_grpc = scheme == "grpc" || scheme == "grpcs";
+  const bool has_tls = scheme == "https" || scheme == "grpcs";
+  if (scheme_end == std::string::npos || (!is_grpc && !has_tls && scheme != "http")) {
+    return absl::InvalidArgumentError(
+        "URL: must start with http://, https://, grpc:// or grpcs://");
   }
-  std::string rest = url.substr(7);
+  if (!has_tls && !(tls.ca_file.empty() && tls.cert_file.empty() && tls_server_name.empty())) {
+    return absl::InvalidArgumentError("--tls-…: the URL must start with https:// or grpcs://");
+  }
+  std::string rest = url.substr(scheme_end + 3);
   while (!rest.empty() && rest.back() == '/') rest.pop_back();
   if (!is_grpc && absl::EndsWith(rest, "/v1")) rest.resize(rest.size() - 3);
   const size_t colon = rest.rfind(':');
@@ -118,14 +127,19 @@ absl::StatusOr<std::unique_ptr<ChatClient>> MakeChatClient(const std::string& ur
   int number = 0;
   if (host.empty() || host.find('/') != std::string::npos || !absl::SimpleAtoi(port, &number) ||
       number < 1 || number > 65535) {
-    return absl::InvalidArgumentError("URL: must be http://host:port or grpc://host:port");
+    return absl::InvalidArgumentError("URL: must be http[s]://host:port or grpc[s]://host:port");
   }
-  return is_grpc ? MakeGrpcChatClient(absl::StrCat(host, ":", port))
-                 : MakeHttpChatClient(host, port);
+  ChatServer server{.host = host,
+                    .port = port,
+                    .has_tls = has_tls,
+                    .tls = tls,
+                    .tls_server_name = tls_server_name};
+  return is_grpc ? MakeGrpcChatClient(server) : MakeHttpChatClient(std::move(server));
 }
 
 int RunChat(const ChatOptions& options) {
-  absl::StatusOr<std::unique_ptr<ChatClient>> client = MakeChatClient(options.url);
+  absl::StatusOr<std::unique_ptr<ChatClient>> client =
+      MakeChatClient(options.url, options.tls, options.tls_server_name);
   if (!client.ok()) return Fail(client.status());
   // Without SA_RESTART, so that Ctrl-C also ends a read at the prompt.
   struct sigaction action = {};

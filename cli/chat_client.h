@@ -1,5 +1,6 @@
 // One question to a running server, streamed: over OpenAI-compatible HTTP (http://host:port) or
-// gRPC (grpc://host:port). Used by one thread; `stop` may be set from a signal handler.
+// gRPC (grpc://host:port), plain or under TLS (https://, grpcs://). Used by one thread; `stop` may
+// be set from a signal handler.
 #ifndef PACELINE_CLI_CHAT_CLIENT_H_
 #define PACELINE_CLI_CHAT_CLIENT_H_
 
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "cli/options.h"
 
 namespace paceline::cli {
 
@@ -37,11 +39,21 @@ class ChatClient {
                                           const std::atomic<bool>& stop) = 0;
 };
 
-// InvalidArgument: the URL is neither http://host[:port] nor grpc://host[:port].
-absl::StatusOr<std::unique_ptr<ChatClient>> MakeChatClient(const std::string& url);
+// InvalidArgument: the URL is neither http[s]://host[:port] nor grpc[s]://host[:port], or names no
+// TLS though `tls` is given, or an option is at fault. `tls_server_name`: empty for the host.
+absl::StatusOr<std::unique_ptr<ChatClient>> MakeChatClient(const std::string& url,
+                                                           const TlsOptions& tls = {},
+                                                           const std::string& tls_server_name = "");
 
-std::unique_ptr<ChatClient> MakeHttpChatClient(std::string host, std::string port);
-std::unique_ptr<ChatClient> MakeGrpcChatClient(const std::string& address);
+struct ChatServer {
+  std::string host;
+  std::string port;
+  bool has_tls = false;
+  TlsOptions tls;
+  std::string tls_server_name;
+};
+absl::StatusOr<std::unique_ptr<ChatClient>> MakeHttpChatClient(ChatServer server);
+absl::StatusOr<std::unique_ptr<ChatClient>> MakeGrpcChatClient(const ChatServer& server);
 
 }  // namespace paceline::cli
 

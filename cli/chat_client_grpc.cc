@@ -2,19 +2,22 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "cli/chat_client.h"
+#include "cli/tls_files.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/paceline/v1/inference.grpc.pb.h"
 #include "proto/support/status_grpc.h"
+#include "proto/support/status_macros.h"
+#include "proto/support/tls_grpc.h"
 
 namespace paceline::cli {
 namespace {
 
 class GrpcChatClient final : public ChatClient {
  public:
-  explicit GrpcChatClient(const std::string& address)
-      : stub_(v1::Inference::NewStub(
-            grpc::CreateChannel(address, grpc::InsecureChannelCredentials()))) {}
+  explicit GrpcChatClient(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(v1::Inference::NewStub(channel)) {}
 
   absl::StatusOr<std::string> Ask(const std::vector<ChatTurn>& turns,
                                   const ChatParams& params,
@@ -61,8 +64,15 @@ class GrpcChatClient final : public ChatClient {
 
 }  // namespace
 
-std::unique_ptr<ChatClient> MakeGrpcChatClient(const std::string& address) {
-  return std::make_unique<GrpcChatClient>(address);
+absl::StatusOr<std::unique_ptr<ChatClient>> MakeGrpcChatClient(const ChatServer& server) {
+  grpc::ChannelArguments arguments;
+  if (!server.tls_server_name.empty()) arguments.SetSslTargetNameOverride(server.tls_server_name);
+  ASSIGN_OR_RETURN(TlsMaterial material, ReadTlsFiles(server.tls, "tls"));
+  const TlsSource tls(std::move(material));
+  return std::make_unique<GrpcChatClient>(
+      grpc::CreateCustomChannel(absl::StrCat(server.host, ":", server.port),
+                                ChannelCredentialsOf(server.has_tls ? &tls : nullptr),
+                                arguments));
 }
 
 }  // namespace paceline::cli

@@ -8,7 +8,9 @@
 #include "boost/beast/core.hpp"
 #include "boost/beast/http.hpp"
 #include "cli/chat_client.h"
+#include "cli/client_tls.h"
 #include "nlohmann/json.hpp"
+#include "proto/support/status_macros.h"
 
 namespace paceline::cli {
 namespace {
@@ -66,23 +68,51 @@ absl::Status TakeEvents(std::string& pending,
 
 class HttpChatClient final : public ChatClient {
  public:
-  HttpChatClient(std::string host, std::string port)
-      : host_(std::move(host)), port_(std::move(port)) {}
+  // `tls`: null for none.
+  HttpChatClient(ChatServer server, std::unique_ptr<asio::ssl::context> tls)
+      : host_(std::move(server.host)),
+        port_(std::move(server.port)),
+        tls_(std::move(tls)),
+        tls_server_name_(std::move(server.tls_server_name)) {}
 
   absl::StatusOr<std::string> Ask(const std::vector<ChatTurn>& turns,
                                   const ChatParams& params,
                                   const std::function<void(const std::string&)>& on_text,
                                   const std::atomic<bool>& stop) override {
     asio::io_context io;
-    beast::tcp_stream stream(io);
+    if (tls_ == nullptr) {
+      beast::tcp_stream stream(io);
+      RETURN_IF_ERROR(Connect(io, stream));
+      return AskOver(io, stream, turns, params, on_text, stop);
+    }
+    TlsClientStream stream(io, *tls_);
+    ExpectServer(tls_server_name_.empty() ? host_ : tls_server_name_, stream);
+    RETURN_IF_ERROR(Connect(io, stream.next_layer()));
+    beast::error_code error;
+    stream.handshake(asio::ssl::stream_base::client, error);
+    if (error) return absl::UnavailableError(ExplainHandshake(error, stream));
+    return AskOver(io, stream, turns, params, on_text, stop);
+  }
+
+ private:
+  absl::Status Connect(asio::io_context& io, beast::tcp_stream& stream) {
     beast::error_code error;
     asio::ip::tcp::resolver resolver(io);
     const auto addresses = resolver.resolve(host_, port_, error);
     if (!error) stream.connect(addresses, error);
-    if (error) {
-      return absl::UnavailableError(
-          absl::StrCat("no server at ", host_, ":", port_, " (", error.message(), ")"));
-    }
+    if (!error) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat("no server at ", host_, ":", port_, " (", error.message(), ")"));
+  }
+
+  template <typename Stream>
+  absl::StatusOr<std::string> AskOver(asio::io_context& io,
+                                      Stream& stream,
+                                      const std::vector<ChatTurn>& turns,
+                                      const ChatParams& params,
+                                      const std::function<void(const std::string&)>& on_text,
+                                      const std::atomic<bool>& stop) {
+    beast::error_code error;
     http::request<http::string_body> request(http::verb::post, "/v1/chat/completions", 11);
     request.set(http::field::host, absl::StrCat(host_, ":", port_));
     request.set(http::field::content_type, "application/json");
@@ -117,7 +147,7 @@ class HttpChatClient final : public ChatClient {
         io.restart();
         io.run_for(std::chrono::milliseconds(20));
         if (stop.load() && !read) {
-          stream.cancel();
+          beast::get_lowest_layer(stream).cancel();
           io.restart();
           io.run();
           return answer;
@@ -139,15 +169,20 @@ class HttpChatClient final : public ChatClient {
     return answer;
   }
 
- private:
   const std::string host_;
   const std::string port_;
+  const std::unique_ptr<asio::ssl::context> tls_;  // null: none
+  const std::string tls_server_name_;
 };
 
 }  // namespace
 
-std::unique_ptr<ChatClient> MakeHttpChatClient(std::string host, std::string port) {
-  return std::make_unique<HttpChatClient>(std::move(host), std::move(port));
+absl::StatusOr<std::unique_ptr<ChatClient>> MakeHttpChatClient(ChatServer server) {
+  std::unique_ptr<asio::ssl::context> tls;
+  if (server.has_tls) {
+    ASSIGN_OR_RETURN(tls, MakeClientContext(server.tls));
+  }
+  return std::make_unique<HttpChatClient>(std::move(server), std::move(tls));
 }
 
 }  // namespace paceline::cli

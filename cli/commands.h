@@ -3,14 +3,22 @@
 #ifndef PACELINE_CLI_COMMANDS_H_
 #define PACELINE_CLI_COMMANDS_H_
 
+#include <string>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "cli/options.h"
 
 namespace paceline::cli {
 
 int RunServe(const ServeOptions& options, const LogOptions& log);
-int RunRouter(const RouterOptions& options, const LogOptions& log);
-int RunWorker(const WorkerOptions& options, const LogOptions& log);
+// `arguments`: the process's, the sub-command first; read again when the configuration changes.
+int RunRouter(const RouterOptions& options,
+              const LogOptions& log,
+              const std::vector<std::string>& arguments);
+int RunWorker(const WorkerOptions& options,
+              const LogOptions& log,
+              const std::vector<std::string>& arguments);
 int RunGenerate(const GenerateOptions& options, const LogOptions& log);
 int RunChat(const ChatOptions& options);
 int RunHealth(const HealthOptions& options);

@@ -37,8 +37,8 @@ namespace {
 
 // Lines being worked on at once: enough to fill any batch.
 constexpr size_t kLinesInFlight = 256;
-// Router core and engine are one process: neither can be lost alone, however long the machine leaves
-// it without a processor or its user stops it. So the longest lease that there is.
+// Router core and engine are one process: neither can be lost alone, however long the machine
+// leaves it without a processor or its user stops it. So the longest lease that there is.
 constexpr int32_t kLeaseMs = 600'000;
 
 // Gathers one call's events.

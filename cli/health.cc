@@ -1,6 +1,7 @@
 // `paceline health [URL]`: asks a running process whether it is well, for container health checks.
 #include <chrono>
 #include <cstdio>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
@@ -8,7 +9,9 @@
 #include "boost/asio.hpp"
 #include "boost/beast/core.hpp"
 #include "boost/beast/http.hpp"
+#include "cli/client_tls.h"
 #include "cli/commands.h"
+#include "proto/support/status_macros.h"
 
 namespace paceline::cli {
 namespace {
@@ -18,23 +21,26 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 
 struct Url {
+  bool has_tls = false;
   std::string host;
   std::string port;
   std::string path;
 };
 
 absl::StatusOr<Url> ParseUrl(const std::string& url) {
-  if (!absl::StartsWith(url, "http://")) {
-    return absl::InvalidArgumentError("URL: must start with http://");
+  const bool has_tls = absl::StartsWith(url, "https://");
+  if (!has_tls && !absl::StartsWith(url, "http://")) {
+    return absl::InvalidArgumentError("URL: must start with http:// or https://");
   }
-  const std::string rest = url.substr(7);
+  const std::string rest = url.substr(has_tls ? 8 : 7);
   const size_t slash = rest.find('/');
   const std::string authority = rest.substr(0, slash);
   const size_t colon = authority.rfind(':');
   if (colon == std::string::npos || colon == 0 || colon + 1 == authority.size()) {
     return absl::InvalidArgumentError("URL: must be http://host:port/path");
   }
-  Url parts{.host = authority.substr(0, colon),
+  Url parts{.has_tls = has_tls,
+            .host = authority.substr(0, colon),
             .port = authority.substr(colon + 1),
             .path = slash == std::string::npos ? "/health" : rest.substr(slash)};
   if (parts.host.front() == '[' && parts.host.back() == ']') {  // IPv6
@@ -43,33 +49,57 @@ absl::StatusOr<Url> ParseUrl(const std::string& url) {
   return parts;
 }
 
-// The status of the answer to GET `url`; 0 and `error` when there is none in time.
-unsigned Get(const Url& url, std::chrono::seconds timeout, beast::error_code& error) {
-  asio::io_context io;
+// GETs `url` over `stream`, which `shake_hands` makes ready once it is connected. The status of the
+// answer, or why there is none in time.
+template <typename Stream, typename ShakeHands>
+absl::StatusOr<unsigned> Get(const Url& url,
+                             std::chrono::seconds timeout,
+                             asio::io_context& io,
+                             Stream& stream,
+                             ShakeHands shake_hands) {
+  beast::error_code error;
   asio::ip::tcp::resolver resolver(io);
-  beast::tcp_stream stream(io);
   beast::flat_buffer buffer;
   http::request<http::empty_body> request(http::verb::get, url.path, 11);
   request.set(http::field::host, absl::StrCat(url.host, ":", url.port));
   http::response<http::string_body> response;
   const auto addresses = resolver.resolve(url.host, url.port, error);
-  if (error) return 0;
-  bool done = false;
+  if (error) return absl::UnavailableError(absl::StrCat("no answer: ", error.message()));
+  absl::Status status = absl::UnavailableError("no answer: no end of it");
   const auto end = [&](beast::error_code e) {
-    error = e;
-    done = true;
+    status =
+        e ? absl::UnavailableError(absl::StrCat("no answer: ", e.message())) : absl::OkStatus();
   };
-  stream.expires_after(timeout);
-  stream.async_connect(addresses, [&](beast::error_code e, const auto&) {
-    if (e) return end(e);
+  const auto exchange = [&](absl::Status ready) {
+    if (!ready.ok()) return void(status = std::move(ready));
     http::async_write(stream, request, [&](beast::error_code e, size_t) {
       if (e) return end(e);
       http::async_read(stream, buffer, response, [&](beast::error_code e, size_t) { end(e); });
     });
-  });
+  };
+  beast::get_lowest_layer(stream).expires_after(timeout);
+  beast::get_lowest_layer(stream).async_connect(
+      addresses, [&](beast::error_code e, const auto&) { e ? end(e) : shake_hands(exchange); });
   io.run();
-  if (!done && !error) error = beast::error::timeout;
-  return error ? 0 : response.result_int();
+  if (!status.ok()) return status;
+  return response.result_int();
+}
+
+absl::StatusOr<unsigned> Ask(const Url& url, const HealthOptions& options) {
+  const std::chrono::seconds timeout(options.timeout_seconds);
+  asio::io_context io;
+  if (!url.has_tls) {
+    beast::tcp_stream stream(io);
+    return Get(url, timeout, io, stream, [](auto ready) { ready(absl::OkStatus()); });
+  }
+  ASSIGN_OR_RETURN(const auto context, MakeClientContext(options.tls));
+  TlsClientStream stream(io, *context);
+  ExpectServer(options.tls_server_name.empty() ? url.host : options.tls_server_name, stream);
+  return Get(url, timeout, io, stream, [&stream](auto ready) {
+    stream.async_handshake(asio::ssl::stream_base::client, [&stream, ready](beast::error_code e) {
+      ready(e ? absl::UnavailableError(ExplainHandshake(e, stream)) : absl::OkStatus());
+    });
+  });
 }
 
 }  // namespace
@@ -77,12 +107,9 @@ unsigned Get(const Url& url, std::chrono::seconds timeout, beast::error_code& er
 int RunHealth(const HealthOptions& options) {
   const absl::StatusOr<Url> url = ParseUrl(options.url);
   if (!url.ok()) return Fail(url.status());
-  beast::error_code error;
-  const unsigned status = Get(*url, std::chrono::seconds(options.timeout_seconds), error);
-  if (status == 0) {
-    return Fail(absl::UnavailableError(absl::StrCat("no answer: ", error.message())));
-  }
-  if (status != 200) return Fail(absl::UnavailableError(absl::StrCat("status ", status)));
+  const absl::StatusOr<unsigned> status = Ask(*url, options);
+  if (!status.ok()) return Fail(status.status());
+  if (*status != 200) return Fail(absl::UnavailableError(absl::StrCat("status ", *status)));
   std::puts("ok");
   return 0;
 }

@@ -1,15 +1,13 @@
-// The keys of a server: those of an option, and those of a file that is read again when it changes.
-// Owned by the process; Authenticate from any thread.
+// The keys of a server: those of an option, and those of a file, which FileWatch has read again
+// when it changes. Owned by the process; Authenticate from any thread, the rest from the main one.
 #ifndef PACELINE_CLI_KEY_FILE_H_
 #define PACELINE_CLI_KEY_FILE_H_
 
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,35 +24,31 @@ class KeyFile {
   static absl::StatusOr<std::unique_ptr<KeyFile>> Open(std::string option,
                                                        std::vector<std::string> specs,
                                                        std::string path);
-  ~KeyFile();
 
   // Whether callers need a key. Never changes: a file that has lost its keys keeps the old ones.
   bool required() const;
 
   std::optional<std::string> Authenticate(std::string_view bearer) const;
 
-  // Reads the file again if it is another one than last time; a thread does so every 2 s. What
-  // cannot be used is logged, and the old keys stay.
-  void Refresh();
+  // Takes the keys of `specs` and of the file as it is now. InvalidArgument, as Open, when they
+  // cannot be used, or none are left, or there were none: then nothing changes.
+  absl::Status Refresh(std::vector<std::string> specs);
+  // Whether Refresh(specs) would do.
+  absl::Status Check(const std::vector<std::string>& specs) const;
+  absl::Status Refresh() { return Refresh(specs_); }
 
  private:
   KeyFile(std::string option, std::vector<std::string> specs, std::string path);
 
-  absl::StatusOr<router::ApiKeys> Read() const;
-  // Changes when the file does: also when a symbolic link above it is turned to another folder.
-  std::string Version() const;
-  void Watch();
+  absl::StatusOr<router::ApiKeys> Read(std::vector<std::string> specs) const;
+  absl::StatusOr<router::ApiKeys> ReadAgain(const std::vector<std::string>& specs) const;
 
   const std::string option_;
-  const std::vector<std::string> specs_;
+  std::vector<std::string> specs_;
   const std::string path_;
-  std::string version_;  // Open, then the watching thread
 
   mutable std::mutex mutex_;
   std::shared_ptr<const router::ApiKeys> keys_;  // guarded by mutex_
-  bool is_stopping_ = false;                     // guarded by mutex_
-  std::condition_variable stop_;
-  std::thread watcher_;
 };
 
 }  // namespace paceline::cli

@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "cli/config_file.h"
 #include "cli/options.h"
@@ -14,15 +15,6 @@
 namespace paceline::cli {
 
 namespace {
-
-// Not required(): CLI11 would ask for --model where the usage says MODEL. CheckModelPath() asks.
-void AddModel(CLI::App& command, std::string& model, bool positional) {
-  constexpr char kHelp[] = "Path of a GGUF file";
-  CLI::Option* option =
-      positional ? command.add_option("model,--model", model, kHelp)->option_text("MODEL")
-                 : command.add_option("--model", model, kHelp)->option_text("MODEL");
-  option->envname("PACELINE_MODEL");
-}
 
 void AddSampling(CLI::App& command, int32_t& max_tokens, double& temperature) {
   command.add_option("--max-tokens", max_tokens, "Tokens to generate at most")
@@ -60,7 +52,7 @@ int Main(int argc, char** argv) {
 
   ServeOptions serve;
   CLI::App* serve_command = app.add_subcommand("serve", "Router and workers on this machine");
-  AddModel(*serve_command, serve.worker.engine.model, true);
+  AddModelOption(*serve_command, serve.worker.engine.model, true);
   serve_command->add_option("--replicas", serve.replicas, "Worker processes")
       ->check(CLI::Range(1, 64))
       ->envname("PACELINE_REPLICAS")
@@ -71,51 +63,14 @@ int Main(int argc, char** argv) {
   AddConfigOption(*serve_command, config);
 
   RouterOptions router;
-  CLI::App* router_command = app.add_subcommand("router", "Front ends over workers elsewhere");
-  router_command->add_option("--workers", router.workers, "host:port,host:port or dns:///name:port")
-      ->delimiter(',')
-      ->envname("PACELINE_WORKERS");
-  AddRouterOptions(*router_command, router);
-  router_command->add_flag("--vllm-metrics,!--no-vllm-metrics",
-                           router.vllm_metrics,
-                           "Export vllm: metric names as well");
-  AddLogOptions(*router_command, log);
-  AddConfigOption(*router_command, config);
+  CLI::App* router_command = AddRouterCommand(app, router, log, config);
 
   WorkerOptions worker;
-  CLI::App* worker_command = app.add_subcommand("worker", "One replica of a model");
-  AddModel(*worker_command, worker.engine.model, false);
-  worker_command->add_option("--host", worker.host, "Address to listen on")
-      ->envname("PACELINE_HOST")
-      ->capture_default_str();
-  worker_command->add_option("--port", worker.port, "Port of the worker plane (0: a free one)")
-      ->check(CLI::Range(0, 65535))
-      ->envname("PACELINE_PORT")
-      ->capture_default_str();
-  AddOperatorHost(*worker_command, worker.operator_host);
-  AddDrainSeconds(*worker_command, worker.drain_seconds);
-  worker_command
-      ->add_option("--operator-port",
-                   worker.operator_port,
-                   "Port of /metrics, /health and /ready; default: none")
-      ->check(CLI::Range(0, 65535))
-      ->envname("PACELINE_OPERATOR_PORT");
-  worker_command
-      ->add_option("--replicas-on-host",
-                   worker.engine.replicas_on_host,
-                   "Workers that share this machine's memory and cores")
-      ->check(CLI::Range(1, 64));
-  AddNodeOptions(*worker_command, worker.nodes);
-  worker_command->add_flag("--die-with-parent", worker.die_with_parent)->group("");
-  worker_command->add_option("--rank", worker.rank)->group("");
-  worker_command->add_option("--rank-fds", worker.rank_fds)->delimiter(',')->group("");
-  AddWorkerOptions(*worker_command, worker);
-  AddLogOptions(*worker_command, log);
-  AddConfigOption(*worker_command, config);
+  CLI::App* worker_command = AddWorkerCommand(app, worker, log, config);
 
   GenerateOptions generate;
   CLI::App* generate_command = app.add_subcommand("generate", "Completions without a server");
-  AddModel(*generate_command, generate.engine.model, true);
+  AddModelOption(*generate_command, generate.engine.model, true);
   generate_command
       ->add_option("-p,--prompt", generate.prompts, "Prompt; may be given several times")
       ->take_all();
@@ -130,7 +85,7 @@ int Main(int argc, char** argv) {
 
   ChatOptions chat;
   CLI::App* chat_command = app.add_subcommand("chat", "Talk to a server in the terminal");
-  chat_command->add_option("url", chat.url, "http://host:port or grpc://host:port")
+  chat_command->add_option("url", chat.url, "http[s]://host:port or grpc[s]://host:port")
       ->option_text("URL")
       ->capture_default_str();
   chat_command->add_option("--model", chat.model, "Model, when several are served");
@@ -138,21 +93,24 @@ int Main(int argc, char** argv) {
   chat_command->add_option("--system", chat.system, "System message");
   chat_command->add_option("--api-key", chat.api_key, "Key")->envname("PACELINE_API_KEY");
   chat_command->add_option("--api-key-file", chat.api_key_file, "File whose first key is used");
+  AddClientTlsOptions(*chat_command, chat.tls, chat.tls_server_name);
   AddSampling(*chat_command, chat.max_tokens, chat.temperature);
 
   HealthOptions health;
   CLI::App* health_command =
       app.add_subcommand("health", "Ask a running process whether it is well");
-  health_command->add_option("url", health.url, "http://host:port/path")
+  health_command->add_option("url", health.url, "http[s]://host:port/path")
       ->option_text("URL")
       ->capture_default_str();
   health_command->add_option("--timeout", health.timeout_seconds, "Seconds to wait at most")
       ->check(CLI::Range(1, 60))
       ->capture_default_str();
 
+  AddClientTlsOptions(*health_command, health.tls, health.tls_server_name);
+
   TokenizeOptions tokenize;
   CLI::App* tokenize_command = app.add_subcommand("tokenize", "Text or messages to token ids");
-  AddModel(*tokenize_command, tokenize.model, true);
+  AddModelOption(*tokenize_command, tokenize.model, true);
   tokenize_command->add_flag("--jsonl", tokenize.jsonl, "{\"text\"} lines in, ids out");
   tokenize_command->add_flag(
       "--chat", tokenize.chat, "{\"messages\"} lines in, prompt and ids out");
@@ -161,7 +119,7 @@ int Main(int argc, char** argv) {
 
   BenchOptions bench;
   CLI::App* bench_command = app.add_subcommand("bench", "Measure the engine alone");
-  AddModel(*bench_command, bench.engine.model, true);
+  AddModelOption(*bench_command, bench.engine.model, true);
   bench_command->add_option("--prompt-tokens", bench.prompt_tokens)
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
@@ -186,18 +144,21 @@ int Main(int argc, char** argv) {
     return Fail(absl::InvalidArgumentError(
         absl::StrCat("unknown command '", argv[1], "'; `paceline help` lists them")));
   }
-  absl::StatusOr<std::vector<std::string>> arguments = WithConfigFile(Arguments(argc, argv));
+  const std::vector<std::string> given = Arguments(argc, argv);
+  absl::StatusOr<std::vector<std::string>> arguments = WithConfigFile(given);
   if (!arguments.ok()) return Fail(arguments.status());
   std::reverse(arguments->begin(), arguments->end());  // as CLI11 takes them
   try {
     app.parse(*arguments);
+  } catch (const CLI::ExtrasError&) {
+    return Fail(UnknownArguments(app));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (!chat_command->parsed()) BlockShutdownSignals();
   if (serve_command->parsed()) return RunServe(serve, log);
-  if (router_command->parsed()) return RunRouter(router, log);
-  if (worker_command->parsed()) return RunWorker(worker, log);
+  if (router_command->parsed()) return RunRouter(router, log, given);
+  if (worker_command->parsed()) return RunWorker(worker, log, given);
   if (generate_command->parsed()) {
     if (generate_command->count("--log-level") == 0) log.level = "warn";
     return RunGenerate(generate, log);

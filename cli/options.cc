@@ -75,6 +75,15 @@ int64_t ParseBytes(const std::string& text) {
   return -1;
 }
 
+// Not required(): CLI11 would ask for --model where the usage says MODEL. CheckModelPath() asks.
+void AddModelOption(CLI::App& command, std::string& model, bool positional) {
+  constexpr char kHelp[] = "Path of a GGUF file";
+  CLI::Option* option =
+      positional ? command.add_option("model,--model", model, kHelp)->option_text("MODEL")
+                 : command.add_option("--model", model, kHelp)->option_text("MODEL");
+  option->envname("PACELINE_MODEL");
+}
+
 void AddConfigOption(CLI::App& app, std::string& path) {
   app.add_option("--config", path, "YAML file; keys are the long option names")
       ->envname("PACELINE_CONFIG");
@@ -88,6 +97,36 @@ void AddLogOptions(CLI::App& app, LogOptions& options) {
 
 void AddOperatorHost(CLI::App& app, std::string& host) {
   Add(app, "operator-host", host, "Address of the ports for operators");
+}
+
+void AddTlsOptions(CLI::App& app,
+                   const std::string& prefix,
+                   const std::string& peer,
+                   TlsOptions& options) {
+  Add(app,
+      prefix + "-cert-file",
+      options.cert_file,
+      "Certificate in PEM, then those above it; default: none");
+  Add(app, prefix + "-key-file", options.key_file, "Its private key in PEM");
+  Add(app,
+      prefix + "-ca-file",
+      options.ca_file,
+      absl::StrCat("Authorities in PEM, one of which must have signed the ", peer, "'s"));
+}
+
+void AddClientTlsOptions(CLI::App& app, TlsOptions& options, std::string& server_name) {
+  AddTlsOptions(app, "tls", "server", options);
+  app.add_option("--tls-server-name",
+                 server_name,
+                 "Name in the server's certificate; default: the URL's host");
+}
+
+void AddWorkerPlaneOptions(CLI::App& app, const std::string& peer, WorkerPlaneOptions& options) {
+  AddTlsOptions(app, "worker-tls", peer, options.tls);
+  Add(app,
+      "worker-token-file",
+      options.token_file,
+      "Tokens, one a line: workers take any of them, routers and ranks show the first");
 }
 
 void AddEngineOptions(CLI::App& app, EngineOptions& options) {
@@ -174,6 +213,8 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
       "api-key-file",
       options.api_key_file,
       "File of such keys, one a line, read again when it changes");
+  AddTlsOptions(app, "tls", "clients", options.tls);
+  AddSwitch(app, "operator-tls", options.operator_tls, "TLS on the operator port too");
   AddOperatorHost(app, options.operator_host);
   Add(app, "operator-port", options.operator_port, "Port of /metrics and the status page")
       ->check(Port());

@@ -17,6 +17,13 @@ struct LogOptions {
   std::string format = "text";
 };
 
+// Files in PEM for TLS; empty: not given.
+struct TlsOptions {
+  std::string cert_file;  // the own certificate, then those above it
+  std::string key_file;
+  std::string ca_file;  // who must have signed the other side's
+};
+
 // One rank's model and engine: worker, generate, bench.
 struct EngineOptions {
   std::string model;                    // path of a GGUF file
@@ -38,6 +45,13 @@ struct EngineOptions {
   int32_t num_nodes = 1;         // hosts that share its ranks evenly
 };
 
+// What routers and workers show each other.
+struct WorkerPlaneOptions {
+  TlsOptions tls;
+  std::string server_name;  // router: what workers' certificates bear; empty: their address
+  std::string token_file;
+};
+
 // The hosts that share a worker's ranks, each with a supervisor of its own (cli/nodes.h).
 struct NodeOptions {
   int32_t count = 0;        // 0: not given
@@ -51,8 +65,10 @@ struct WorkerOptions {
   NodeOptions nodes;
   std::string host = "127.0.0.1";
   int32_t port = 50061;
+  WorkerPlaneOptions plane;
   std::string operator_host = "127.0.0.1";
   int32_t operator_port = -1;  // metrics and health; -1: none
+  bool operator_tls = false;   // there too, with the worker plane's certificate
   int32_t lease_ms = 2000;
   bool vllm_metrics = true;
   int32_t drain_seconds = 30;
@@ -64,13 +80,16 @@ struct WorkerOptions {
 
 struct RouterOptions {
   std::vector<std::string> workers;
+  WorkerPlaneOptions plane;
   std::string host = "127.0.0.1";
   int32_t port = 8000;
   int32_t grpc_port = 50051;
   std::vector<std::string> api_keys;
   std::string api_key_file;                 // more of them, one a line; empty: none
+  TlsOptions tls;                           // of HTTP, gRPC and Admin
   std::string operator_host = "127.0.0.1";  // of the next two
   int32_t operator_port = 8002;             // metrics and status page
+  bool operator_tls = false;                // there too
   int32_t admin_port = -1;                  // gRPC Admin; -1: none
   std::vector<std::string> admin_keys;
   std::string admin_key_file;
@@ -106,12 +125,16 @@ struct ChatOptions {
   std::string system;
   std::string api_key;
   std::string api_key_file;  // its first key is used
-  int32_t max_tokens = 0;    // 0: the rest of the context
-  double temperature = -1;   // < 0: the server's default
+  TlsOptions tls;
+  std::string tls_server_name;  // empty: the URL's host
+  int32_t max_tokens = 0;       // 0: the rest of the context
+  double temperature = -1;      // < 0: the server's default
 };
 
 struct HealthOptions {
   std::string url = "http://127.0.0.1:8002/health";
+  TlsOptions tls;
+  std::string tls_server_name;  // empty: the URL's host
   int32_t timeout_seconds = 2;
 };
 
@@ -132,8 +155,18 @@ struct BenchOptions {
 };
 
 // Adds the options of a process to its sub-command.
+void AddModelOption(CLI::App& command, std::string& model, bool positional);
 void AddLogOptions(CLI::App& app, LogOptions& options);
+// --PREFIX-cert-file, --PREFIX-key-file, --PREFIX-ca-file; `peer` names the other side.
+void AddTlsOptions(CLI::App& app,
+                   const std::string& prefix,
+                   const std::string& peer,
+                   TlsOptions& options);
 void AddOperatorHost(CLI::App& app, std::string& host);
+// Those, and --tls-server-name, for a command that talks to a server.
+void AddClientTlsOptions(CLI::App& app, TlsOptions& options, std::string& server_name);
+// --worker-tls-… and --worker-token-file; `peer` names the other side.
+void AddWorkerPlaneOptions(CLI::App& app, const std::string& peer, WorkerPlaneOptions& options);
 void AddDrainSeconds(CLI::App& app, int32_t& seconds);
 void AddEngineOptions(CLI::App& app, EngineOptions& options);
 void AddWorkerOptions(CLI::App& app, WorkerOptions& options);

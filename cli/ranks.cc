@@ -1,9 +1,7 @@
 #include "cli/ranks.h"
 
 #include <chrono>
-#include <csignal>
 #include <filesystem>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -14,6 +12,7 @@
 #include "cli/shutdown.h"
 #include "cli/version.h"
 #include "cli/worker_arguments.h"
+#include "cli/worker_plane.h"
 #include "kernels/dispatch.h"
 #include "model/gguf/gguf_file.h"
 #include "proto/support/clock.h"
@@ -106,8 +105,7 @@ absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log)
   ChildProcesses ranks;
   RETURN_IF_ERROR(ranks.Start([&] { return LaunchRanks(options, log, step_bytes); }));
   for (;;) {
-    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(100));
-    if (signal.has_value() && *signal != SIGCHLD) break;
+    if (AsksToStop(WaitForSignal(std::chrono::milliseconds(100)))) break;
     RETURN_IF_ERROR(ranks.Tend(SteadyClock::Get().NowMs()));
   }
   // Rank 0 lets its streams end, and the others end with it.
@@ -127,18 +125,20 @@ absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions
   ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
   // Ranks that would compute other bits, or another share, are not of this group.
   const std::string numerics = NumericsOf(model.file->Digest(), engine);
+  ASSIGN_OR_RETURN(std::vector<std::string> tokens, ReadTokens(options.plane.token_file));
   auto group = worker::JoinRanksOfNodes(
       ranks,
       options.rank,
       {.master_addr = options.nodes.master_addr,
        .master_port = options.nodes.master_port,
        .group = absl::StrCat(
-           numerics, " ", engine.tensor_parallel_size, "x", engine.pipeline_parallel_size)});
+           numerics, " ", engine.tensor_parallel_size, "x", engine.pipeline_parallel_size),
+       .tokens = std::move(tokens)});
   if (absl::IsFailedPrecondition(group.status())) {
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(group.status().message()),
-                     ": give every node the same model file, release, --compute-dtype, "
-                     "--kv-cache-dtype, --tensor-parallel-mode, "
+                     ": give every node the same model file, release, --worker-token-file, "
+                     "--compute-dtype, --kv-cache-dtype, --tensor-parallel-mode, "
                      "--tensor-parallel-size and --pipeline-parallel-size (this one: ",
                      numerics,
                      ")"));

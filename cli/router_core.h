@@ -13,6 +13,9 @@
 
 namespace paceline::cli {
 
+// What they say of the fleet, the queue and balancing. InvalidArgument names the option at fault.
+absl::StatusOr<router::DispatchOptions> DispatchOptionsOf(const RouterOptions& options);
+
 // Starts to attach to options.workers through links of `make_link`. InvalidArgument names the
 // option at fault.
 absl::StatusOr<std::unique_ptr<router::RouterCore>> StartRouterCore(

@@ -8,10 +8,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "cli/tls_files.h"
 #include "cli/version.h"
 #include "proto/support/clock.h"
 #include "proto/support/status_grpc.h"
 #include "proto/support/status_macros.h"
+#include "proto/support/tls_grpc.h"
 #include "router/core/request_context.h"
 
 namespace paceline::cli {
@@ -34,11 +36,11 @@ bool IsLoopback(const std::string& host) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const RouterOptions& options,
-                                                                    router::RouterCore& core) {
+                                                                    router::RouterCore& core,
+                                                                    FileWatch& files) {
   auto servers = std::unique_ptr<RouterServers>(new RouterServers(core));
   servers->started_ns_ = SteadyClock::Get().NowNs();
-  ASSIGN_OR_RETURN(servers->keys_,
-                   KeyFile::Open("--api-key", options.api_keys, options.api_key_file));
+  RETURN_IF_ERROR(servers->OpenFiles(options, files));
   const router::Authenticate authenticate = MakeAuthenticate(*servers->keys_);
 
   servers->api_handler_ = std::make_unique<router::ApiHandler>(router::ApiHandler::Options{
@@ -51,22 +53,29 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
         core.metrics().OnAnswered(
             access.route, StatusCodeOfHttp(access.status), access.tenant_class);
       }});
-  servers->operator_handler_ = std::make_unique<router::OperatorHandler>(
-      router::OperatorHandler::Options{.metrics_text = [&core] { return core.metrics().Text(); },
-                                       .status = [raw = servers.get()] { return raw->Status(); },
-                                       .version = kVersion});
+  servers->operator_handler_ =
+      std::make_unique<router::OperatorHandler>(router::OperatorHandler::Options{
+          .metrics_text = [&core, &files] { return core.metrics().Text() + files.MetricsText(); },
+          .status = [raw = servers.get()] { return raw->Status(); },
+          .ready = [&core] { return core.service().Ready(); },
+          .version = kVersion});
 
   router::HttpServer::Options http;
   http.host = options.host;
   http.port = static_cast<uint16_t>(options.port);
+  http.tls = servers->tls_.get();
+  http.asks_clients = true;
   servers->http_ = std::make_unique<router::HttpServer>(http, servers->api_handler_.get());
   http.host = options.operator_host;
   http.port = static_cast<uint16_t>(options.operator_port);
   http.num_threads = 1;
+  http.tls = options.operator_tls ? servers->tls_.get() : nullptr;
+  http.asks_clients = false;  // probes and Prometheus have none to show
   servers->operator_ = std::make_unique<router::HttpServer>(http, servers->operator_handler_.get());
   servers->grpc_ = std::make_unique<router::GrpcServer>(
       router::ListenerOptions{.host = options.host,
-                              .port = static_cast<uint16_t>(options.grpc_port)},
+                              .port = static_cast<uint16_t>(options.grpc_port),
+                              .credentials = ServerCredentialsOf(servers->tls_.get())},
       &core.service(),
       &core.text_threads(),
       authenticate,
@@ -81,9 +90,32 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
   return servers;
 }
 
-absl::Status RouterServers::MakeAdmin(const RouterOptions& options) {
+absl::Status RouterServers::OpenFiles(const RouterOptions& options, FileWatch& files) {
+  ASSIGN_OR_RETURN(keys_, KeyFile::Open("--api-key", options.api_keys, options.api_key_file));
   ASSIGN_OR_RETURN(admin_keys_,
                    KeyFile::Open("--admin-key", options.admin_keys, options.admin_key_file));
+  RETURN_IF_ERROR(
+      files.Add("api-key", {options.api_key_file}, [this] { return keys_->Refresh(); }));
+  RETURN_IF_ERROR(
+      files.Add("admin-key", {options.admin_key_file}, [this] { return admin_keys_->Refresh(); }));
+  if (options.tls.cert_file.empty() && !options.tls.ca_file.empty()) {
+    return absl::InvalidArgumentError("--tls-ca-file: needs --tls-cert-file");
+  }
+  ASSIGN_OR_RETURN(tls_, FollowTlsFiles(options.tls, "tls", files));
+  if (options.operator_tls && tls_ == nullptr) {
+    return absl::InvalidArgumentError("--operator-tls: needs --tls-cert-file");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RouterServers::SetKeys(const RouterOptions& options) {
+  RETURN_IF_ERROR(keys_->Check(options.api_keys));
+  RETURN_IF_ERROR(admin_keys_->Check(options.admin_keys));
+  RETURN_IF_ERROR(keys_->Refresh(options.api_keys));
+  return admin_keys_->Refresh(options.admin_keys);
+}
+
+absl::Status RouterServers::MakeAdmin(const RouterOptions& options) {
   if (options.admin_port < 0) {
     if (!admin_keys_->required()) return absl::OkStatus();
     return absl::InvalidArgumentError("--admin-key: needs --admin-port");
@@ -96,7 +128,8 @@ absl::Status RouterServers::MakeAdmin(const RouterOptions& options) {
   router::Dispatcher& core = core_.dispatcher();
   admin_ = std::make_unique<router::AdminServer>(
       router::ListenerOptions{.host = options.operator_host,
-                              .port = static_cast<uint16_t>(options.admin_port)},
+                              .port = static_cast<uint16_t>(options.admin_port),
+                              .credentials = ServerCredentialsOf(tls_.get())},
       router::AdminService::Options{
           .list_replicas = [&core] { return core.Replicas(); },
           .drain_replica = std::bind_front(&router::Dispatcher::DrainReplica, &core),

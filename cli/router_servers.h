@@ -7,9 +7,11 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "cli/file_watch.h"
 #include "cli/key_file.h"
 #include "cli/options.h"
 #include "cli/router_core.h"
+#include "proto/support/tls.h"
 #include "router/grpc/admin_server.h"
 #include "router/grpc/grpc_server.h"
 #include "router/http/api_handler.h"
@@ -21,10 +23,16 @@ namespace paceline::cli {
 class RouterServers {
  public:
   // Unavailable names the address that cannot be had;
-  // InvalidArgument the option at fault. `core` must outlive the servers.
+  // InvalidArgument the option at fault. `core` and `files`, which follows keys and certificates,
+  // must outlive the servers.
   static absl::StatusOr<std::unique_ptr<RouterServers>> Start(const RouterOptions& options,
-                                                              router::RouterCore& core);
+                                                              router::RouterCore& core,
+                                                              FileWatch& files);
   ~RouterServers();
+
+  // Takes the keys that `options` gives, besides those of the files. InvalidArgument, and nothing
+  // has changed: as KeyFile::Refresh.
+  absl::Status SetKeys(const RouterOptions& options);
 
   // Refuses new work, lets what runs end within `grace`, then ends it with an error and closes.
   void Stop(std::chrono::milliseconds grace);
@@ -38,12 +46,14 @@ class RouterServers {
  private:
   explicit RouterServers(router::RouterCore& core) : core_(core) {}
 
+  absl::Status OpenFiles(const RouterOptions& options, FileWatch& files);
   absl::Status MakeAdmin(const RouterOptions& options);
   router::StatusSnapshot Status();
 
   router::RouterCore& core_;
   std::unique_ptr<KeyFile> keys_;
   std::unique_ptr<KeyFile> admin_keys_;
+  std::unique_ptr<TlsSource> tls_;  // null: none
   int64_t started_ns_ = 0;
   std::unique_ptr<router::ApiHandler> api_handler_;
   std::unique_ptr<router::OperatorHandler> operator_handler_;

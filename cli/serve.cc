@@ -1,17 +1,16 @@
 // `paceline serve MODEL`: the whole cluster on this machine: a router in this process, workers as
 // its children.
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/child_processes.h"
 #include "cli/commands.h"
+#include "cli/grpc_log.h"
 #include "cli/loaded_model.h"
 #include "cli/progress.h"
 #include "cli/router_core.h"
@@ -44,7 +43,9 @@ int CountReady(router::Dispatcher& service) {
 }
 
 void PrintWelcome(const RouterOptions& options, const RouterServers& servers, int64_t load_ms) {
-  const std::string base = absl::StrCat("http://", options.host, ":", servers.http_port());
+  const bool has_tls = !options.tls.cert_file.empty();
+  const std::string base =
+      absl::StrCat(has_tls ? "https://" : "http://", options.host, ":", servers.http_port());
   if (servers.admin_port() >= 0) {
     spdlog::info("admin grpc://{}:{}", options.operator_host, servers.admin_port());
   }
@@ -54,7 +55,7 @@ void PrintWelcome(const RouterOptions& options, const RouterServers& servers, in
                 "Ready after %.1f s.\n"
                 "  OpenAI API   %s/v1\n"
                 "  gRPC         %s:%d\n"
-                "  status page  http://%s:%d/\n"
+                "  status page  %s://%s:%d/\n"
                 "Try it:\n"
                 "  curl -N %s/v1/chat/completions -H 'Content-Type: application/json'%s -d "
                 "'{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}],\"stream\":true}'\n",
@@ -62,6 +63,7 @@ void PrintWelcome(const RouterOptions& options, const RouterServers& servers, in
                 base,
                 options.host,
                 servers.grpc_port(),
+                options.operator_tls ? "https" : "http",
                 options.operator_host,
                 servers.operator_port(),
                 base,
@@ -90,14 +92,15 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     RETURN_IF_ERROR(workers.Start(WorkerArguments(worker, quiet)));
   }
   ASSIGN_OR_RETURN(auto core, StartRouterCore(router, router::GrpcWorkerLinkFactory()));
-  ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core));
+  FileWatch files("paceline_router");
+  ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core, files));
 
   auto bar =
       std::make_unique<ProgressBar>(absl::StrCat("starting ", options.replicas, " replica(s)"));
   bool welcomed = false;
   for (;;) {
-    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(welcomed ? 500 : 20));
-    if (signal.has_value() && *signal != SIGCHLD) break;
+    if (AsksToStop(WaitForSignal(std::chrono::milliseconds(welcomed ? 500 : 20)))) break;
+    files.Poll();
     RETURN_IF_ERROR(workers.Tend(SteadyClock::Get().NowMs()));
     if (welcomed) continue;
     const int ready = CountReady(core->dispatcher());
@@ -123,6 +126,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
 
 int RunServe(const ServeOptions& options, const LogOptions& log) {
   InitLog("serve", log.level, log.format == "json" ? LogFormat::kJson : LogFormat::kText);
+  LogForGrpc();
   const absl::Status status = Run(options, log);
   return status.ok() ? 0 : Fail(status);
 }

@@ -20,6 +20,13 @@ sigset_t ShutdownSignals() {
   return set;
 }
 
+// SIGHUP has its usual effect where it is not blocked.
+sigset_t AwaitedSignals() {
+  sigset_t set = ShutdownSignals();
+  sigaddset(&set, SIGHUP);
+  return set;
+}
+
 }  // namespace
 
 void BlockShutdownSignals() {
@@ -28,8 +35,13 @@ void BlockShutdownSignals() {
   std::signal(SIGPIPE, SIG_IGN);
 }
 
+void BlockReloadSignal() {
+  const sigset_t set = AwaitedSignals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
 std::optional<int> WaitForSignal(std::chrono::milliseconds timeout) {
-  const sigset_t set = ShutdownSignals();
+  const sigset_t set = AwaitedSignals();
   const timespec limit{.tv_sec = timeout.count() / 1000,
                        .tv_nsec = (timeout.count() % 1000) * 1'000'000};
   const int signal = sigtimedwait(&set, nullptr, &limit);
@@ -37,11 +49,12 @@ std::optional<int> WaitForSignal(std::chrono::milliseconds timeout) {
   return signal;
 }
 
+bool AsksToStop(std::optional<int> signal) { return signal == SIGINT || signal == SIGTERM; }
+
 void ForceExitOnNextSignal() {
   std::thread([] {
     for (;;) {
-      const std::optional<int> signal = WaitForSignal(std::chrono::hours(1));
-      if (signal.has_value() && *signal != SIGCHLD) std::_Exit(130);
+      if (AsksToStop(WaitForSignal(std::chrono::hours(1)))) std::_Exit(130);
     }
   }).detach();
 }

@@ -1,23 +1,30 @@
 // `paceline worker`: one replica: a model behind the worker plane.
 #include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cli/child_processes.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
+#include "cli/file_watch.h"
+#include "cli/grpc_log.h"
 #include "cli/loaded_model.h"
 #include "cli/nodes.h"
 #include "cli/progress.h"
 #include "cli/ranks.h"
+#include "cli/reload.h"
 #include "cli/shutdown.h"
 #include "cli/stall_watch.h"
+#include "cli/worker_plane.h"
 #include "proto/support/clock.h"
 #include "proto/support/log.h"
+#include "proto/support/status_macros.h"
 #include "router/http/http_server.h"
 #include "worker/service/worker_server.h"
 
@@ -27,7 +34,9 @@ namespace {
 // /metrics, /health and /ready of a worker.
 class WorkerStatusHandler final : public router::HttpHandler {
  public:
-  WorkerStatusHandler(LoadedModel& model, int32_t lease_ms) : model_(model), lease_ms_(lease_ms) {}
+  // Both must outlive the handler.
+  WorkerStatusHandler(LoadedModel& model, const FileWatch& files, int32_t lease_ms)
+      : model_(model), files_(files), lease_ms_(lease_ms) {}
 
   std::optional<router::HttpResponse> Admit(router::HttpRequest& request) override {
     request.request_id = "-";
@@ -40,7 +49,7 @@ class WorkerStatusHandler final : public router::HttpHandler {
     response.content_type = "text/plain; charset=utf-8";
     if (request.target == "/metrics") {
       response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-      response.body = model_.metrics().Text();
+      response.body = model_.metrics().Text() + files_.MetricsText();
     } else if (request.target == "/health") {
       response.body = "ok\n";
     } else if (request.target == "/ready") {
@@ -64,6 +73,7 @@ class WorkerStatusHandler final : public router::HttpHandler {
 
  private:
   LoadedModel& model_;
+  const FileWatch& files_;
   const int32_t lease_ms_;
 };
 
@@ -72,13 +82,17 @@ void Drain(worker::Engine& engine, int32_t seconds) {
   const int64_t end_ms = SteadyClock::Get().NowMs() + int64_t{seconds} * 1000;
   engine.BeginDrain();
   while (!engine.IsIdle() && SteadyClock::Get().NowMs() < end_ms) {
-    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(20));
-    if (signal.has_value() && *signal != SIGCHLD) return;
+    if (AsksToStop(WaitForSignal(std::chrono::milliseconds(20)))) return;
   }
 }
 
 // `group`: of a worker that has several ranks.
-absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
+absl::Status Run(const WorkerOptions& options,
+                 const std::vector<std::string>& arguments,
+                 worker::RankGroup* group) {
+  FileWatch files("paceline_worker");
+  ASSIGN_OR_RETURN(const auto plane, WorkerPlane::Open(options.plane, files));
+  RETURN_IF_ERROR(plane->CheckServes(options.operator_tls));
   std::unique_ptr<LoadedModel> model;
   {
     ProgressBar bar(absl::StrCat("loading ", ModelNameFromPath(options.engine.model)));
@@ -101,26 +115,35 @@ absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
   std::unique_ptr<WorkerStatusHandler> handler;
   std::unique_ptr<router::HttpServer> status_server;
   if (options.operator_port >= 0) {
-    handler = std::make_unique<WorkerStatusHandler>(*model, options.lease_ms);
+    handler = std::make_unique<WorkerStatusHandler>(*model, files, options.lease_ms);
     router::HttpServer::Options http;
     http.host = options.operator_host;
     http.port = static_cast<uint16_t>(options.operator_port);
     http.num_threads = 1;
+    http.tls = options.operator_tls ? plane->tls() : nullptr;
     status_server = std::make_unique<router::HttpServer>(http, handler.get());
     if (absl::Status status = status_server->Start(); !status.ok()) return status;
-    spdlog::info("metrics on http://{}:{}/metrics", options.operator_host, status_server->port());
+    spdlog::info("metrics on http{}://{}:{}/metrics",
+                 options.operator_tls ? "s" : "",
+                 options.operator_host,
+                 status_server->port());
   }
-  auto server = worker::WorkerServer::Start({.host = options.host, .port = options.port},
-                                            model->engine(),
-                                            model->identity(),
-                                            model->tokenizer(),
-                                            SteadyClock::Get());
+  auto server = worker::WorkerServer::Start(
+      {.host = options.host, .port = options.port, .tls = plane->tls(), .admits = plane->Admits()},
+      model->engine(),
+      model->identity(),
+      model->tokenizer(),
+      SteadyClock::Get());
   if (!server.ok()) return server.status();
   spdlog::info("worker plane on {}:{}", options.host, (*server)->port());
 
+  ASSIGN_OR_RETURN(const auto line, ParseWorker(arguments));
+  WorkerReload reload(arguments, line);
+  RETURN_IF_ERROR(files.Add("config", {line.config}, [&reload] { return reload.Read(); }));
   for (StallWatch watch;;) {
     const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(kLookMs));
-    if (signal.has_value() && *signal != SIGCHLD) break;
+    if (AsksToStop(signal)) break;
+    files.Follow(signal);
     if (watch.IsStalled(SteadyClock::Get().NowMs(), model->engine().MsSinceProgress())) {
       spdlog::critical("the engine hangs: no progress for {} s; ending, to be started anew",
                        kStalledMs / 1000);
@@ -128,9 +151,9 @@ absl::Status Run(const WorkerOptions& options, worker::RankGroup* group) {
       std::_Exit(1);       // what hangs cannot be waited for
     }
   }
-  spdlog::info("stopping: running streams have {} s to end", options.drain_seconds);
+  spdlog::info("stopping: running streams have {} s to end", reload.drain_seconds());
   if (handler != nullptr) handler->is_draining = true;
-  Drain(model->engine(), options.drain_seconds);
+  Drain(model->engine(), reload.drain_seconds());
   return absl::OkStatus();
 }
 
@@ -141,7 +164,7 @@ bool IsLostRank(const absl::Status& status) {
 }
 
 // One of several ranks; the exit status.
-int RunOneRank(const WorkerOptions& options) {
+int RunOneRank(const WorkerOptions& options, const std::vector<std::string>& arguments) {
   const bool has_nodes = options.nodes.count > 1;
   auto group = JoinRanks(options);
   if (!group.ok()) {
@@ -151,7 +174,7 @@ int RunOneRank(const WorkerOptions& options) {
     return kTryAgainExit;
   }
   if (options.rank == 0) {
-    const absl::Status status = Run(options, group->get());
+    const absl::Status status = Run(options, arguments, group->get());
     return status.ok() ? 0 : Fail(status);
   }
   const absl::Status status = RunOtherRank(options, **group);
@@ -165,18 +188,23 @@ int RunOneRank(const WorkerOptions& options) {
 
 }  // namespace
 
-int RunWorker(const WorkerOptions& given, const LogOptions& log) {
+int RunWorker(const WorkerOptions& given,
+              const LogOptions& log,
+              const std::vector<std::string>& arguments) {
   InitLog("worker", log.level, log.format == "json" ? LogFormat::kJson : LogFormat::kText);
+  LogForGrpc();
+  BlockReloadSignal();
   if (given.die_with_parent) DieWithParent();
   WorkerOptions options = given;
   if (const absl::Status status = SettleNodes(&std::getenv, options); !status.ok()) {
     return Fail(status);
   }
   options.engine.num_nodes = options.nodes.count;
-  if (options.rank >= 0) return RunOneRank(options);
+  if (options.rank >= 0) return RunOneRank(options, arguments);
   const EngineOptions& engine = options.engine;
   const bool has_ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size > 1;
-  const absl::Status status = has_ranks ? SuperviseRanks(options, log) : Run(options, nullptr);
+  const absl::Status status =
+      has_ranks ? SuperviseRanks(options, log) : Run(options, arguments, nullptr);
   return status.ok() ? 0 : Fail(status);
 }
 

@@ -50,6 +50,12 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
     arguments.push_back(std::move(value));
   };
   if (options.die_with_parent) arguments.push_back("--die-with-parent");
+  const WorkerPlaneOptions& plane = options.plane;
+  if (!plane.tls.cert_file.empty()) add("--worker-tls-cert-file", plane.tls.cert_file);
+  if (!plane.tls.key_file.empty()) add("--worker-tls-key-file", plane.tls.key_file);
+  if (!plane.tls.ca_file.empty()) add("--worker-tls-ca-file", plane.tls.ca_file);
+  if (!plane.token_file.empty()) add("--worker-token-file", plane.token_file);
+  if (options.operator_tls) arguments.push_back("--operator-tls");
   if (options.operator_port >= 0) add("--operator-port", absl::StrCat(options.operator_port));
   if (!engine.served_model_name.empty()) add("--served-model-name", engine.served_model_name);
   if (engine.threads > 0) add("--threads", absl::StrCat(engine.threads));

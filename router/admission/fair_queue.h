@@ -34,6 +34,9 @@ class FairQueue {
  public:
   explicit FairQueue(const QueueOptions& options) : options_(options) {}
 
+  // What waits beyond new limits stays.
+  void SetOptions(const QueueOptions& options) { options_ = options; }
+
   // Whether `more_requests` with together `prompt_tokens` may still be queued.
   bool HasRoom(int64_t more_requests, int64_t prompt_tokens) const;
   // REQUIRES: HasRoom, and no item with this id.
@@ -63,7 +66,7 @@ class FairQueue {
     Order order;
   };
 
-  const QueueOptions options_;
+  QueueOptions options_;
   absl::flat_hash_map<uint64_t, Entry> items_;
   // model → tenant → line; only lines that are not empty.
   absl::flat_hash_map<std::string, absl::btree_map<std::string, Line>> lines_;

@@ -89,6 +89,11 @@ class Dispatcher final : public Service, private FleetListener {
   // For Admin, any thread. `done` runs on the loop; it is destroyed uncalled if the loop has
   // stopped. At most a quarter of a second old:
   std::vector<v1::ReplicaInfo> Replicas() const;
+  // Settings that may change while calls run; those that wait already stay. Any thread.
+  // REQUIRES: `policy` exists.
+  void SetLimits(QueueOptions queue, std::string policy);
+  // See Fleet::SetWorkers. Any thread.
+  void SetWorkers(WorkerAddresses workers);
   // See Fleet::Drain.
   void DrainReplica(std::string name, bool is_drained, std::function<void(absl::Status)> done);
   // Of all attached replicas of `model` (empty: of any); gives their number. NotFound: there was
@@ -180,7 +185,8 @@ class Dispatcher final : public Service, private FleetListener {
   void PublishStats();
 
   const DispatchOptions options_;
-  const PolicyFn policy_;
+  std::string policy_name_;
+  PolicyFn policy_;
   EventLoop* const loop_;
   Executor* const text_;
   RouterMetrics* const metrics_;

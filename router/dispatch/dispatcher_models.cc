@@ -152,6 +152,20 @@ void Dispatcher::PublishStats() {
   stats_timer_ = loop_->RunAt(now_ns + kStatsIntervalNs, [this] { PublishStats(); });
 }
 
+void Dispatcher::SetLimits(QueueOptions queue, std::string policy) {
+  loop_->Post([this, queue, policy = std::move(policy)] {
+    queue_.SetOptions(queue);
+    policy_ = FindPolicy(policy);
+    policy_name_ = policy;
+    PACELINE_CHECK(policy_ != nullptr, "unknown balancing policy");
+  });
+}
+
+void Dispatcher::SetWorkers(WorkerAddresses workers) {
+  loop_->Post(
+      [this, workers = std::move(workers)]() mutable { fleet_.SetWorkers(std::move(workers)); });
+}
+
 void Dispatcher::DrainReplica(std::string name,
                               bool is_drained,
                               std::function<void(absl::Status)> done) {

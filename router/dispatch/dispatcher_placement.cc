@@ -131,15 +131,15 @@ Dispatcher::Placed Dispatcher::Place(const CallPtr& call, const PendingPart& par
   const PickResult result = Pick(policy_, view, snapshot);
   if (const auto* picked = std::get_if<Picked>(&result)) {
     ++picks_;
-    metrics_->OnPick(options_.policy, "picked");
+    metrics_->OnPick(policy_name_, "picked");
     SendPart(call, part, *picked);
     return Placed::kSent;
   }
   if (const auto* wait = std::get_if<Wait>(&result)) {
-    metrics_->OnPick(options_.policy, wait->is_any_ready ? "wait_full" : "wait_not_ready");
+    metrics_->OnPick(policy_name_, wait->is_any_ready ? "wait_full" : "wait_not_ready");
     return wait->is_any_ready ? Placed::kNoRoom : Placed::kNotReady;
   }
-  metrics_->OnPick(options_.policy, "fail");
+  metrics_->OnPick(policy_name_, "fail");
   return Placed::kNever;
 }
 

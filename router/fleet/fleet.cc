@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/support/log.h"
 #include "proto/tokenizer_digest.h"
@@ -24,6 +25,7 @@ Fleet::Fleet(FleetOptions options,
              FleetListener* listener,
              ResolveFn resolve)
     : options_(std::move(options)),
+      workers_(options_.workers),
       loop_(loop),
       make_link_(std::move(make_link)),
       listener_(listener),
@@ -36,7 +38,7 @@ Fleet::~Fleet() {
 }
 
 void Fleet::Start() {
-  for (const std::string& address : options_.workers.fixed) AddReplica(address);
+  AddMissing(workers_.fixed);
   last_tick_ns_ = loop_->clock().NowNs();
   Tick();
 }
@@ -64,7 +66,7 @@ void Fleet::Tick() {
   absl::erase_if(replicas_, [](const auto& entry) {
     return entry.second.is_removed && entry.second.state == ReplicaState::kLost;
   });
-  if (!options_.workers.dns_name.empty() && now_ns >= next_resolve_ns_ && !is_resolving_) Resolve();
+  if (!workers_.dns_name.empty() && now_ns >= next_resolve_ns_ && !is_resolving_) Resolve();
   tick_timer_ = loop_->RunAt(now_ns + kTickNs, [this] { Tick(); });
 }
 
@@ -72,6 +74,10 @@ void Fleet::TickReplica(Replica& replica, int64_t now_ns) {
   const int64_t lease_ns = replica.hello.lease_ms() * kMs;
   if (replica.state == ReplicaState::kLost) {
     if (now_ns >= replica.next_open_ns && !replica.is_removed) Open(replica);
+    return;
+  }
+  if (replica.is_leaving && replica.sent.sequences == 0) {
+    Lose(replica, absl::CancelledError("it is no longer one of the workers"));
     return;
   }
   if (replica.state == ReplicaState::kConnecting) {
@@ -121,6 +127,18 @@ void Fleet::Open(Replica& replica) {
   replica.link->Send(std::move(hello));
 }
 
+// A worker that is not there yet is nothing to worry about; one that cannot be used is, once.
+void Fleet::LogRefusal(Replica& replica, const absl::Status& why) {
+  std::string reason(why.message());
+  const bool is_down = absl::StrContains(reason, "Failed to connect to remote host");
+  if (absl::StrContains(reason, "Socket closed")) {
+    reason += " (the worker has cut the connection: does it ask for TLS, or a certificate?)";
+  }
+  const bool is_news = !is_down && std::exchange(replica.refusal, reason) != reason;
+  const auto level = is_news ? spdlog::level::warn : spdlog::level::debug;
+  spdlog::log(level, "cannot attach to {}: {}", replica.address, reason);
+}
+
 void Fleet::Lose(Replica& replica, const absl::Status& why) {
   const bool was_attached = replica.attached();
   const bool was_ready = replica.state == ReplicaState::kReady;
@@ -132,7 +150,7 @@ void Fleet::Lose(Replica& replica, const absl::Status& why) {
   replica.next_open_ns = loop_->clock().NowNs() + replica.backoff_ms * kMs;
   replica.backoff_ms = std::min(replica.backoff_ms * 2, options_.reconnect_max_ms);
   if (!was_attached) {
-    spdlog::debug("cannot attach to {}: {}", replica.address, std::string(why.message()));
+    LogRefusal(replica, why);
     return;
   }
   spdlog::warn("lost replica {} at {} (epoch {}, {}): {}",
@@ -267,6 +285,7 @@ void Fleet::OnTokenizer(int32_t key,
 
 void Fleet::MakeReady(Replica& replica) {
   replica.backoff_ms = options_.reconnect_min_ms;
+  replica.refusal.clear();
   if (replica.is_drained) return MakeDraining(replica);
   replica.state = ReplicaState::kReady;
   replica.progress_ns = loop_->clock().NowNs();
@@ -372,30 +391,68 @@ void Fleet::Resolve() {
   std::thread([poster = loop_->poster(),
                self = self_,
                resolve = resolve_,
-               name = options_.workers.dns_name,
-               port = options_.workers.dns_port] {
-    poster.Post([self, addresses = resolve(name, port)]() mutable {
-      if (*self != nullptr) (*self)->OnResolved(std::move(addresses));
+               name = workers_.dns_name,
+               port = workers_.dns_port] {
+    poster.Post([self, name, addresses = resolve(name, port)]() mutable {
+      if (*self != nullptr) (*self)->OnResolved(name, std::move(addresses));
     });
   }).detach();
 }
 
-void Fleet::OnResolved(absl::StatusOr<std::vector<std::string>> addresses) {
+void Fleet::OnResolved(const std::string& name,
+                       absl::StatusOr<std::vector<std::string>> addresses) {
   is_resolving_ = false;
+  if (name != workers_.dns_name) return;  // the workers have changed meanwhile
   next_resolve_ns_ = loop_->clock().NowNs() + options_.resolve_interval_ms * kMs;
   if (!addresses.ok()) {
     spdlog::warn("workers: {}", std::string(addresses.status().message()));
     return;  // keep those known
   }
+  const bool is_new_name = std::exchange(is_new_name_, false);
   for (auto& [key, replica] : replicas_) {
-    replica.is_removed = !std::binary_search(addresses->begin(), addresses->end(), replica.address);
+    if (std::binary_search(addresses->begin(), addresses->end(), replica.address)) continue;
+    // A name may forget a worker that still runs; an operator means it.
+    is_new_name ? Leave(replica, true) : void(replica.is_removed = true);
   }
-  for (const std::string& address : *addresses) {
-    const bool is_known = std::any_of(replicas_.begin(), replicas_.end(), [&](const auto& entry) {
+  AddMissing(*addresses);
+}
+
+// Those of `addresses` that are not there; those that were leaving stay after all.
+void Fleet::AddMissing(const std::vector<std::string>& addresses) {
+  for (const std::string& address : addresses) {
+    const auto known = std::find_if(replicas_.begin(), replicas_.end(), [&](const auto& entry) {
       return entry.second.address == address;
     });
-    if (!is_known) AddReplica(address);
+    known == replicas_.end() ? AddReplica(address) : Leave(known->second, false);
   }
+}
+
+void Fleet::Leave(Replica& replica, bool leaves) {
+  replica.is_removed = leaves;
+  if (replica.is_leaving == leaves) return;
+  replica.is_leaving = leaves;
+  replica.is_drained = leaves;
+  if (leaves &&
+      (replica.state == ReplicaState::kReady || replica.state == ReplicaState::kStalled)) {
+    MakeDraining(replica);
+  } else if (!leaves && replica.state == ReplicaState::kDraining) {
+    MakeReady(replica);
+  }
+}
+
+void Fleet::SetWorkers(WorkerAddresses workers) {
+  const bool keeps_name = !workers.dns_name.empty() && workers.dns_name == workers_.dns_name &&
+                          workers.dns_port == workers_.dns_port;
+  workers_ = std::move(workers);
+  if (keeps_name) return;
+  is_new_name_ = !workers_.dns_name.empty();
+  next_resolve_ns_ = 0;
+  if (is_new_name_) return;
+  const std::vector<std::string>& fixed = workers_.fixed;
+  for (auto& [key, replica] : replicas_) {
+    if (std::find(fixed.begin(), fixed.end(), replica.address) == fixed.end()) Leave(replica, true);
+  }
+  AddMissing(fixed);
 }
 
 }  // namespace paceline::router

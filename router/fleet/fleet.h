@@ -82,6 +82,10 @@ class Fleet {
   // nullptr when it was removed.
   const Replica* Find(int32_t key) const;
 
+  // From now on these are the workers. New ones are attached to; one that is no longer named gets
+  // no new requests, and goes when those that it has are done.
+  void SetWorkers(WorkerAddresses workers);
+
   // Sends to an attached replica; dropped otherwise (the owner has been told that it is lost).
   void Send(int32_t key, v1::RouterMessage message);
 
@@ -108,6 +112,7 @@ class Fleet {
   void TickReplica(Replica& replica, int64_t now_ns);
   void Open(Replica& replica);
   void Lose(Replica& replica, const absl::Status& why);
+  void LogRefusal(Replica& replica, const absl::Status& why);
   void OnEvent(int32_t key, uint64_t attachment, LinkEvent event);
   void OnHello(Replica& replica, v1::WorkerHello hello);
   void OnLoadReport(Replica& replica, const v1::Load& load);
@@ -119,9 +124,12 @@ class Fleet {
   void MakeReady(Replica& replica);
   void MakeDraining(Replica& replica);
   void Resolve();
-  void OnResolved(absl::StatusOr<std::vector<std::string>> addresses);
+  void OnResolved(const std::string& name, absl::StatusOr<std::vector<std::string>> addresses);
+  void AddMissing(const std::vector<std::string>& addresses);
+  void Leave(Replica& replica, bool leaves);
 
   const FleetOptions options_;
+  WorkerAddresses workers_;
   EventLoop* const loop_;
   const WorkerLinkFactory make_link_;
   FleetListener* const listener_;
@@ -136,6 +144,7 @@ class Fleet {
   int64_t next_resolve_ns_ = 0;
   int64_t last_tick_ns_ = 0;
   bool is_resolving_ = false;
+  bool is_new_name_ = false;  // what it resolves to replaces the workers so far
 };
 
 }  // namespace paceline::router

@@ -10,9 +10,14 @@
 #include "proto/frame_checksum.h"
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "proto/support/status_grpc.h"
+#include "proto/support/tls_grpc.h"
 
 namespace paceline::router {
 namespace {
+
+void ShowToken(const GrpcLinkOptions& options, grpc::ClientContext& context) {
+  if (options.token) context.AddMetadata("authorization", "Bearer " + options.token());
+}
 
 // The reactor of one Attach call. gRPC's threads call the On... methods; the link's owner calls the
 // others. A hold keeps the call alive while the owner may still start writes.
@@ -20,7 +25,8 @@ class AttachStream final : public grpc::ClientBidiReactor<v1::RouterMessage, v1:
  public:
   explicit AttachStream(WorkerLink::EventFn on_event) : on_event_(std::move(on_event)) {}
 
-  void Start(v1::Worker::Stub& stub) {
+  void Start(v1::Worker::Stub& stub, const GrpcLinkOptions& options) {
+    ShowToken(options, context_);
     stub.async()->Attach(&context_, this);
     AddHold();
     StartRead(&incoming_);
@@ -112,10 +118,12 @@ class TokenizerFetch {
  public:
   void Start(v1::Worker::Stub& stub,
              const std::string& digest,
-             int64_t timeout_ms,
+             const GrpcLinkOptions& options,
              WorkerLink::TokenizerFn done) {
     request_.set_digest(digest);
-    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(timeout_ms));
+    ShowToken(options, context_);
+    context_.set_deadline(std::chrono::system_clock::now() +
+                          std::chrono::milliseconds(options.tokenizer_timeout_ms));
     stub.async()->GetTokenizer(
         &context_, &request_, &bundle_, [this, done = std::move(done)](grpc::Status status) {
           if (status.ok()) {
@@ -152,8 +160,9 @@ class GrpcWorkerLink final : public WorkerLink {
     args.SetMaxSendMessageSize(options.max_message_bytes);
     args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // the worker plane never goes through a proxy
+    if (!options.server_name.empty()) args.SetSslTargetNameOverride(options.server_name);
     stub_ = v1::Worker::NewStub(
-        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args));
+        grpc::CreateCustomChannel(address, ChannelCredentialsOf(options.tls), args));
   }
 
   ~GrpcWorkerLink() override {
@@ -163,14 +172,14 @@ class GrpcWorkerLink final : public WorkerLink {
 
   void Open(EventFn on_event) override {
     stream_ = std::make_unique<AttachStream>(std::move(on_event));
-    stream_->Start(*stub_);
+    stream_->Start(*stub_, options_);
   }
 
   void Send(v1::RouterMessage message) override { stream_->Send(std::move(message)); }
 
   void GetTokenizer(const std::string& digest, TokenizerFn done) override {
     fetches_.push_back(std::make_unique<TokenizerFetch>());
-    fetches_.back()->Start(*stub_, digest, options_.tokenizer_timeout_ms, std::move(done));
+    fetches_.back()->Start(*stub_, digest, options_, std::move(done));
   }
 
  private:

@@ -5,6 +5,10 @@
 #ifndef PACELINE_ROUTER_FLEET_GRPC_WORKER_LINK_H_
 #define PACELINE_ROUTER_FLEET_GRPC_WORKER_LINK_H_
 
+#include <functional>
+#include <string>
+
+#include "proto/support/tls.h"
 #include "router/fleet/worker_link.h"
 
 namespace paceline::router {
@@ -12,6 +16,9 @@ namespace paceline::router {
 struct GrpcLinkOptions {
   int max_message_bytes = 16 << 20;
   int64_t tokenizer_timeout_ms = 10'000;
+  const TlsSource* tls = nullptr;      // null: plain text; must outlive the links
+  std::string server_name;             // that workers' certificates bear; empty: their address
+  std::function<std::string()> token;  // what to show; null: nothing
 };
 
 // Makes links to gRPC targets ("host:port").

@@ -31,6 +31,7 @@ struct Replica {
   std::string address;
   ReplicaState state = ReplicaState::kLost;
   bool is_removed = false;  // its name no longer resolves to this address; goes when it is lost
+  bool is_leaving = false;  // removed by an operator: goes when it has nothing to do, too
   bool is_drained = false;  // by an operator or by itself, for this epoch
 
   std::unique_ptr<WorkerLink> link;
@@ -41,6 +42,7 @@ struct Replica {
   int64_t last_sent_ns = 0;
   int64_t next_open_ns = 0;  // while lost
   int64_t backoff_ms = 0;
+  std::string refusal;        // why it could not be attached to, as last logged
   int64_t next_fetch_ns = 0;  // while loading: when to ask for the tokenizer again
 
   v1::Load load;

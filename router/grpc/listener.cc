@@ -70,7 +70,8 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Start(
   ASSIGN_OR_RETURN(listener->acceptor_,
                    GrpcAcceptor::Listen(options.host,
                                         options.port,
-                                        grpc::InsecureServerCredentials(),
+                                        options.credentials ? options.credentials
+                                                            : grpc::InsecureServerCredentials(),
                                         kKeepAliveTimeoutMs,
                                         builder));
   for (grpc::Service* service : services) builder.RegisterService(service);

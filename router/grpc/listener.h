@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "grpcpp/impl/service_type.h"
+#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "proto/support/grpc_acceptor.h"
 #include "router/core/request_context.h"
@@ -23,6 +24,7 @@ struct ListenerOptions {
   int max_message_bytes = 4 << 20;
   int max_metadata_bytes = 16 << 10;
   int max_streams_per_connection = 100;
+  std::shared_ptr<grpc::ServerCredentials> credentials;  // null: no TLS
 };
 
 // A gRPC server and its port. Owned by who made it; any thread, but one for Shutdown.

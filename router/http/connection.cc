@@ -8,7 +8,11 @@
 #include <utility>
 
 #include "boost/asio/post.hpp"
+#include "boost/asio/ssl/error.hpp"
+#include "openssl/sslerr.h"
 #include "proto/support/clock.h"
+#include "proto/support/log.h"
+#include "proto/support/log_limit.h"
 
 namespace paceline::router {
 namespace {
@@ -18,6 +22,9 @@ using boost::system::error_code;
 
 constexpr size_t kInputBytes = 16 << 10;
 constexpr size_t kMaxDiscardedBytes = 16 << 20;
+constexpr char kUseTls[] =
+    R"({"error":{"message":"This port speaks TLS: use https://","type":"invalid_request_error",)"
+    R"("param":null,"code":"tls_required"}})";
 constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
 
 // A peer that vanishes without a word is noticed within 20 s.
@@ -38,11 +45,12 @@ void SetSocketOptions(asio::ip::tcp::socket& socket, int send_buffer_bytes) {
 }  // namespace
 
 Connection::Connection(Socket socket,
+                       asio::ssl::context* tls,
                        const HttpServer::Options& options,
                        HttpHandler* handler,
                        ConnectionSet* connections)
-    : socket_(std::move(socket)),
-      timer_(socket_.get_executor()),
+    : stream_(std::move(socket), tls),
+      timer_(stream_.socket().get_executor()),
       options_(options),
       handler_(handler),
       connections_(connections),
@@ -51,17 +59,22 @@ Connection::Connection(Socket socket,
 Connection::~Connection() { connections_->Remove(this); }
 
 void Connection::Start() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+  asio::post(timer_.get_executor(), [self = shared_from_this()] {
     if (self->phase_ == Phase::kClosed) return;
-    SetSocketOptions(self->socket_, self->options_.send_buffer_bytes);
+    SetSocketOptions(self->stream_.socket(), self->options_.send_buffer_bytes);
     self->input_.resize(kInputBytes);
-    self->Enter(Phase::kIdle);
-    self->ReadSome();
+    if (self->stream_.has_tls()) {
+      self->Enter(Phase::kHandshake);
+      self->stream_.AsyncHandshake([self](const error_code& error) { self->OnHandshake(error); });
+    } else {
+      self->Enter(Phase::kIdle);
+      self->ReadSome();
+    }
   });
 }
 
 void Connection::CloseIfIdle() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+  asio::post(timer_.get_executor(), [self = shared_from_this()] {
     if (self->phase_ == Phase::kIdle) self->Close();
   });
 }
@@ -72,18 +85,42 @@ void Connection::Drain() {
 }
 
 void Connection::Stop() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+  asio::post(timer_.get_executor(), [self = shared_from_this()] {
     if (self->phase_ != Phase::kAnswer) return self->Close();
     if (const auto observer = self->exchange_->observer()) observer->OnServerStop();
   });
 }
 
 void Connection::Abort() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
+  asio::post(timer_.get_executor(), [self = shared_from_this()] { self->Close(); });
 }
 
 void Connection::WakeWriter() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Flush(); });
+  asio::post(timer_.get_executor(), [self = shared_from_this()] { self->Flush(); });
+}
+
+void Connection::OnHandshake(const error_code& error) {
+  if (phase_ == Phase::kClosed) return;
+  if (!error) {
+    Enter(Phase::kIdle);
+    return ReadSome();
+  }
+  if (error.category() == asio::error::get_ssl_category()) {
+    if (ERR_GET_REASON(error.value()) == SSL_R_HTTP_REQUEST) return RefusePlainRequest();
+    static LogLimit limit;
+    error_code ignored;
+    const std::string peer = stream_.socket().remote_endpoint(ignored).address().to_string();
+    if (limit.Take()) spdlog::info("HTTPS: handshake with {} failed: {}", peer, error.message());
+  }
+  Close();
+}
+
+// In plain text, which is what such a client understands.
+void Connection::RefusePlainRequest() {
+  stream_.DropTls();
+  OpenExchange({.arrival_ns = SteadyClock::Get().NowNs()});
+  exchange_->Respond({.status = 400, .body = kUseTls, .close = true});
+  ReadSome();
 }
 
 void Connection::Enter(Phase phase) {
@@ -92,6 +129,8 @@ void Connection::Enter(Phase phase) {
   connections_->SetIdle(this, phase == Phase::kIdle);
   const Clock::time_point now = Clock::now();
   switch (phase) {
+    case Phase::kHandshake:
+      return SetDeadline(now + options_.head_timeout);
     case Phase::kIdle:
       return SetDeadline(now + options_.idle_timeout);
     case Phase::kHead:
@@ -118,25 +157,29 @@ void Connection::ReadSome() {
   input_end_ -= std::exchange(input_begin_, 0);
   if (input_end_ == input_.size()) return AwaitError();
   reading_ = true;
-  socket_.async_read_some(asio::buffer(input_.data() + input_end_, input_.size() - input_end_),
-                          [self = shared_from_this()](const error_code& error, size_t count) {
-                            self->OnRead(error, count);
-                          });
+  stream_.AsyncReadSome(asio::buffer(input_.data() + input_end_, input_.size() - input_end_),
+                        [self = shared_from_this()](const error_code& error, size_t count) {
+                          self->OnRead(error, count);
+                        });
 }
 
 // With a full buffer of requests to come, only a reset can be noticed.
 void Connection::AwaitError() {
   if (std::exchange(awaiting_error_, true)) return;
-  socket_.async_wait(Socket::wait_error, [self = shared_from_this()](const error_code& error) {
-    self->awaiting_error_ = false;
-    if (!error) self->Close();
-  });
+  stream_.socket().async_wait(Socket::wait_error,
+                              [self = shared_from_this()](const error_code& error) {
+                                self->awaiting_error_ = false;
+                                if (!error) self->Close();
+                              });
 }
 
 void Connection::OnRead(const error_code& error, size_t count) {
   reading_ = false;
   if (phase_ == Phase::kClosed) return;
-  if (error == asio::error::eof) return OnInputEnd();
+  // Clients that end without TLS's own farewell are common, and lengths are checked anyway.
+  if (error == asio::error::eof || error == asio::ssl::error::stream_truncated) {
+    return OnInputEnd();
+  }
   if (error) return Close();
   if (phase_ == Phase::kLinger) {
     discarded_bytes_ += count;
@@ -253,11 +296,10 @@ void Connection::Flush() {
 void Connection::WriteSome() {
   writing_ = true;
   if (phase_ == Phase::kAnswer) SetDeadline(Clock::now() + options_.write_timeout);
-  socket_.async_write_some(
-      asio::buffer(output_.data() + output_sent_, output_.size() - output_sent_),
-      [self = shared_from_this()](const error_code& error, size_t count) {
-        self->OnWritten(error, count);
-      });
+  stream_.AsyncWriteSome(asio::buffer(output_.data() + output_sent_, output_.size() - output_sent_),
+                         [self = shared_from_this()](const error_code& error, size_t count) {
+                           self->OnWritten(error, count);
+                         });
 }
 
 void Connection::OnWritten(const error_code& error, size_t count) {
@@ -329,9 +371,13 @@ void Connection::OnDeadline() {
 
 // Closing with unread input would reset the connection and take our last words with it.
 void Connection::LingerAndClose() {
-  error_code ignored;
-  socket_.shutdown(Socket::shutdown_send, ignored);
-  if (input_ended_) return Close();
+  if (!stream_.has_tls()) {
+    error_code ignored;
+    stream_.socket().shutdown(Socket::shutdown_send, ignored);
+    if (input_ended_) return Close();
+  } else {
+    stream_.AsyncShutdown([self = shared_from_this()](const error_code&) { self->Close(); });
+  }
   Enter(Phase::kLinger);
   ReadSome();
 }
@@ -341,7 +387,7 @@ void Connection::Close() {
   phase_ = Phase::kClosed;
   error_code ignored;
   timer_.cancel();
-  socket_.close(ignored);
+  stream_.socket().close(ignored);
   const std::shared_ptr<ConnectionExchange> exchange = std::move(exchange_);
   exchange_ = nullptr;
   if (exchange) {

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "boost/asio/ip/tcp.hpp"
 #include "boost/asio/steady_timer.hpp"
+#include "router/http/client_stream.h"
 #include "router/http/connection_exchange.h"
 #include "router/http/connection_set.h"
 #include "router/http/http_server.h"
@@ -24,11 +24,12 @@ namespace paceline::router {
 
 class Connection final : public std::enable_shared_from_this<Connection> {
  public:
-  using Socket = boost::asio::ip::tcp::socket;
+  using Socket = ClientStream::Socket;
 
   // `options`, `handler` and `connections` must outlive the connection. The socket's executor must
-  // be a strand.
+  // be a strand. `tls`: null for none; not kept.
   Connection(Socket socket,
+             boost::asio::ssl::context* tls,
              const HttpServer::Options& options,
              HttpHandler* handler,
              ConnectionSet* connections);
@@ -47,9 +48,11 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Phase { kIdle, kHead, kBody, kAnswer, kLinger, kClosed };
+  enum class Phase { kHandshake, kIdle, kHead, kBody, kAnswer, kLinger, kClosed };
 
   void Enter(Phase phase);
+  void OnHandshake(const boost::system::error_code& error);
+  void RefusePlainRequest();
   // Input
   void ReadSome();
   void OnRead(const boost::system::error_code& error, size_t count);
@@ -76,7 +79,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void LingerAndClose();
   void Close();
 
-  Socket socket_;
+  ClientStream stream_;
   boost::asio::steady_timer timer_;
   const HttpServer::Options& options_;
   HttpHandler* const handler_;

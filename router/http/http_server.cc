@@ -37,6 +37,7 @@ struct HttpServer::Internals {
   void Accept();
   void OnAccept(const error_code& error, tcp::socket socket);
   void CloseAcceptor();
+  asio::ssl::context* TlsContext();
 
   const Options& options;
   HttpHandler* const handler;
@@ -53,6 +54,9 @@ struct HttpServer::Internals {
   asio::steady_timer accept_timer;
   uint16_t port = 0;
   bool stopped = false;
+  // Of the newest connection; the acceptor's strand.
+  std::shared_ptr<const TlsMaterial> tls_material;
+  std::unique_ptr<asio::ssl::context> tls_context;
 };
 
 absl::Status HttpServer::Internals::Listen() {
@@ -101,12 +105,23 @@ void HttpServer::Internals::OnAccept(const error_code& error, tcp::socket socket
   if (is_full) oldest = connections.TakeOldestIdle();
   if (oldest) oldest->CloseIfIdle();
   if (!is_full || oldest) {
-    auto connection =
-        std::make_shared<Connection>(std::move(socket), options, handler, &connections);
+    auto connection = std::make_shared<Connection>(
+        std::move(socket), TlsContext(), options, handler, &connections);
     connections.Add(connection);
     connection->Start();
   }
   Accept();
+}
+
+// What the material is by now; null without TLS. Connections that are there keep theirs.
+asio::ssl::context* HttpServer::Internals::TlsContext() {
+  if (options.tls == nullptr) return nullptr;
+  if (auto material = options.tls->Get(); material != tls_material) {
+    tls_context =
+        std::make_unique<asio::ssl::context>(NewServerContext(*material, options.asks_clients));
+    tls_material = std::move(material);
+  }
+  return tls_context.get();
 }
 
 void HttpServer::Internals::CloseAcceptor() {

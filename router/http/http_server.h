@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "proto/support/tls.h"
 #include "router/http/message.h"
 #include "router/http/request_reader.h"
 
@@ -32,6 +33,8 @@ class HttpServer {
     Milliseconds write_timeout{30'000};  // without any progress
     Milliseconds linger_timeout{2'000};  // for the client to read an error before the close
     int send_buffer_bytes = 128 << 10;   // kernel's; what is beyond counts as unsent
+    const TlsSource* tls = nullptr;      // null: plain text; must outlive the server
+    bool asks_clients = false;           // for a certificate, where `tls` has authorities
   };
 
   // `handler` must outlive the server.

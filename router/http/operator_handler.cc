@@ -9,7 +9,7 @@
 namespace paceline::router {
 namespace {
 
-enum RouteId { kPage, kMetrics, kHealth };
+enum RouteId { kPage, kMetrics, kHealth, kReady };
 
 std::string Escaped(std::string_view text) {
   std::string out;
@@ -106,6 +106,9 @@ std::optional<HttpResponse> OperatorHandler::Admit(HttpRequest& request) {
   } else if (request.target == "/health") {
     request.route = kHealth;
     request.route_label = "/health";
+  } else if (request.target == "/ready") {
+    request.route = kReady;
+    request.route_label = "/ready";
   }
   if (request.route < 0) return StatusResponse(404);
   if (request.method != "GET" && request.method != "HEAD") {
@@ -129,6 +132,9 @@ void OperatorHandler::Handle(HttpRequest request, std::shared_ptr<Exchange> exch
                                   "default-src 'none'; style-src 'unsafe-inline'");
     response.body =
         StatusPageHtml(options_.status ? options_.status() : StatusSnapshot(), options_.version);
+  } else if (request.route == kReady && options_.ready && !options_.ready()) {
+    response.status = 503;
+    response.body = R"({"status":"no replica is ready"})";
   } else {
     response.body = R"({"status":"ok"})";
   }

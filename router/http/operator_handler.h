@@ -1,5 +1,5 @@
-// The operator port's routes: metrics for Prometheus and a status page for people. Owned by the
-// process; thread-safe.
+// The operator port's routes: metrics for Prometheus, probes, and a status page for people. Owned
+// by the process; thread-safe.
 #ifndef PACELINE_ROUTER_HTTP_OPERATOR_HANDLER_H_
 #define PACELINE_ROUTER_HTTP_OPERATOR_HANDLER_H_
 
@@ -34,6 +34,7 @@ class OperatorHandler final : public HttpHandler {
   struct Options {
     std::function<std::string()> metrics_text;  // Prometheus text format; any thread
     std::function<StatusSnapshot()> status;     // any thread
+    std::function<bool()> ready;                // any thread; null: always
     std::string version;
   };
 

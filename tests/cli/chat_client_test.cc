@@ -11,7 +11,9 @@ TEST(ChatClientTest, TakesHttpAndGrpcUrls) {
                           "http://h:1/v1",
                           "http://h:1/",
                           "grpc://h:50051",
-                          "grpc://h"}) {
+                          "grpc://h",
+                          "https://h:8443",
+                          "grpcs://h"}) {
     EXPECT_TRUE(MakeChatClient(url).ok()) << url;
   }
 }
@@ -19,7 +21,7 @@ TEST(ChatClientTest, TakesHttpAndGrpcUrls) {
 TEST(ChatClientTest, RefusesWhatIsNoServerUrl) {
   for (const char* url : {"",
                           "h:1",
-                          "https://h",
+                          "ftp://h",
                           "http://",
                           "http://h:0",
                           "http://h:x",

@@ -68,7 +68,7 @@ TEST_F(KeyFileTest, AChangedFileReplacesTheKeys) {
   const auto keys = KeyFile::Open("--api-key", {}, path);
   ASSERT_TRUE(keys.ok());
   Write("keys", "newer\n");
-  (*keys)->Refresh();
+  EXPECT_TRUE((*keys)->Refresh().ok());
   EXPECT_FALSE((*keys)->Authenticate("old").has_value());
   EXPECT_TRUE((*keys)->Authenticate("newer").has_value());
 }
@@ -85,7 +85,7 @@ TEST_F(KeyFileTest, FollowsASymbolicLinkThatIsTurned) {
   EXPECT_TRUE((*keys)->Authenticate("v1key").has_value());
   fs::create_directory_symlink("v2", folder_ / "data_new");
   fs::rename(folder_ / "data_new", folder_ / "data");
-  (*keys)->Refresh();
+  EXPECT_TRUE((*keys)->Refresh().ok());
   EXPECT_FALSE((*keys)->Authenticate("v1key").has_value());
   EXPECT_TRUE((*keys)->Authenticate("v2key").has_value());
 }
@@ -96,12 +96,12 @@ TEST_F(KeyFileTest, ABadFileKeepsTheOldKeys) {
   ASSERT_TRUE(keys.ok());
   for (const char* text : {"", "two words\n", "Bad Tenant:x\n"}) {
     Write("keys", text);
-    (*keys)->Refresh();
+    EXPECT_FALSE((*keys)->Refresh().ok());
     EXPECT_TRUE((*keys)->required()) << text;
     EXPECT_TRUE((*keys)->Authenticate("old").has_value()) << text;
   }
   fs::remove(path);
-  (*keys)->Refresh();
+  EXPECT_FALSE((*keys)->Refresh().ok());
   EXPECT_TRUE((*keys)->Authenticate("old").has_value());
 }
 

@@ -54,7 +54,7 @@ class RouterServersTest : public testing::Test {
     auto core = StartRouterCore(options_, router::GrpcWorkerLinkFactory());
     if (!core.ok()) return core.status();
     core_ = *std::move(core);
-    auto servers = RouterServers::Start(options_, *core_);
+    auto servers = RouterServers::Start(options_, *core_, files_);
     if (!servers.ok()) return servers.status();
     servers_ = *std::move(servers);
     return absl::OkStatus();
@@ -97,6 +97,7 @@ class RouterServersTest : public testing::Test {
   std::vector<std::unique_ptr<router::FakeWorkerServer>> worker_servers_;
   RouterOptions options_;
   std::unique_ptr<router::RouterCore> core_;
+  FileWatch files_{"paceline_router"};
   std::unique_ptr<RouterServers> servers_;
   std::unique_ptr<v1::Inference::Stub> inference_;
   std::unique_ptr<v1::Admin::Stub> admin_;

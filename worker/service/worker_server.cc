@@ -15,7 +15,9 @@
 #include "proto/paceline/v1/worker.grpc.pb.h"
 #include "proto/support/grpc_acceptor.h"
 #include "proto/support/log.h"
+#include "proto/support/log_limit.h"
 #include "proto/support/status_grpc.h"
+#include "proto/support/tls_grpc.h"
 
 namespace paceline::worker {
 namespace {
@@ -219,18 +221,33 @@ void LiveStreams::EndAll() {
   for (AttachStream* stream : streams_) stream->EndInOrder();
 }
 
+// An Attach stream that ends with a status before it begins.
+class RefusedStream final : public grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage> {
+ public:
+  explicit RefusedStream(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
 }  // namespace
 
 class WorkerServer::Service final : public v1::Worker::CallbackService {
  public:
-  Service(Engine& engine,
+  Service(Options options,
+          Engine& engine,
           const Identity& identity,
           const v1::TokenizerBundle& tokenizer,
           const Clock& clock)
-      : engine_(engine), identity_(identity), tokenizer_(tokenizer), clock_(clock) {}
+      : options_(std::move(options)),
+        engine_(engine),
+        identity_(identity),
+        tokenizer_(tokenizer),
+        clock_(clock) {}
 
   grpc::ServerBidiReactor<v1::RouterMessage, v1::WorkerMessage>* Attach(
-      grpc::CallbackServerContext*) override {
+      grpc::CallbackServerContext* context) override {
+    if (const grpc::Status status = Admit(*context); !status.ok()) {
+      return new RefusedStream(status);
+    }
     return new AttachStream(engine_, identity_, clock_, live_, writer_);
   }
 
@@ -238,6 +255,10 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
                                          const v1::GetTokenizerRequest* request,
                                          v1::TokenizerBundle* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    if (const grpc::Status status = Admit(*context); !status.ok()) {
+      reactor->Finish(status);
+      return reactor;
+    }
     if (request->digest() != tokenizer_.digest()) {
       reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND, "no tokenizer of that digest"));
       return reactor;
@@ -250,6 +271,24 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
   void EndAll() { live_->EndAll(); }
 
  private:
+  grpc::Status Admit(const grpc::CallbackServerContext& context) {
+    if (!options_.admits) return grpc::Status::OK;
+    constexpr std::string_view kScheme = "Bearer ";
+    const auto [begin, end] = context.client_metadata().equal_range("authorization");
+    std::string_view token;
+    if (begin != end && std::next(begin) == end)
+      token = {begin->second.data(), begin->second.size()};
+    const bool is_bearer = token.substr(0, kScheme.size()) == kScheme;
+    token.remove_prefix(is_bearer ? kScheme.size() : token.size());
+    if (!token.empty() && options_.admits(token)) return grpc::Status::OK;
+    const char* what = token.empty() ? "shows no token" : "shows a token that is not this worker's";
+    if (refusals_.Take()) spdlog::warn("a router at {} {}: refused", context.peer(), what);
+    return {grpc::StatusCode::UNAUTHENTICATED,
+            absl::StrCat("the router ", what, "; give both the same --worker-token-file")};
+  }
+
+  const Options options_;
+  LogLimit refusals_;
   Engine& engine_;
   const Identity& identity_;
   const v1::TokenizerBundle& tokenizer_;
@@ -260,6 +299,7 @@ class WorkerServer::Service final : public v1::Worker::CallbackService {
 };
 
 struct WorkerServer::Server {
+  std::shared_ptr<grpc::ServerCredentials> credentials;  // outlives the server
   std::unique_ptr<GrpcAcceptor> acceptor;
   std::unique_ptr<grpc::Server> grpc;
 };
@@ -273,12 +313,13 @@ absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::Start(
     const v1::TokenizerBundle& tokenizer,
     const Clock& clock) {
   auto server = std::unique_ptr<WorkerServer>(new WorkerServer());
-  server->service_ = std::make_unique<Service>(engine, identity, tokenizer, clock);
+  server->service_ = std::make_unique<Service>(options, engine, identity, tokenizer, clock);
   server->server_ = std::make_unique<Server>();
+  server->server_->credentials = ServerCredentialsOf(options.tls);
   grpc::ServerBuilder builder;
   auto acceptor = GrpcAcceptor::Listen(options.host,
                                        static_cast<uint16_t>(options.port),
-                                       grpc::InsecureServerCredentials(),
+                                       server->server_->credentials,
                                        /*user_timeout_ms=*/0,
                                        builder);
   if (!acceptor.ok()) {

@@ -4,12 +4,15 @@
 #ifndef PACELINE_WORKER_SERVICE_WORKER_SERVER_H_
 #define PACELINE_WORKER_SERVICE_WORKER_SERVER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "proto/paceline/v1/worker.pb.h"
 #include "proto/support/clock.h"
+#include "proto/support/tls.h"
 #include "worker/engine/engine.h"
 #include "worker/service/attach_session.h"
 
@@ -19,7 +22,10 @@ class WorkerServer {
  public:
   struct Options {
     std::string host = "127.0.0.1";
-    int port = 0;  // 0: a free one
+    int port = 0;                    // 0: a free one
+    const TlsSource* tls = nullptr;  // null: plain text; must outlive the server
+    // Whether a router that shows this token is let in; null: all are. Any thread.
+    std::function<bool(std::string_view token)> admits;
   };
 
   // Unavailable, naming the address: it cannot be bound. Everything passed must outlive the server.

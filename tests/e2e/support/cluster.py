@@ -173,7 +173,7 @@ class Router(Server):
                          "--port", 0, "--grpc-port", 0, "--operator-port", 0, *args, env=env)
         try:
             found = self.wait_for_line(
-                r"http://[^:]+:(\d+)  grpc://[^:]+:(\d+)  operator http://[^:]+:(\d+)")
+                r"https?://[^:]+:(\d+)  grpcs?://[^:]+:(\d+)  operator https?://[^:]+:(\d+)")
             self.port, self.grpc_port, self.operator_port = map(int, found.groups())
         except BaseException:
             self.kill()

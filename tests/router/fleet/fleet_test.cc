@@ -319,6 +319,61 @@ TEST_F(FleetTest, FollowsAName) {
   EXPECT_EQ(fleet_->replicas().size(), 1U);
 }
 
+TEST_F(FleetTest, WorkersThatAreNoLongerNamedLeaveWhenTheyHaveNothingToDo) {
+  AddWorker("a:1");
+  AddWorker("b:1");
+  AddWorker("c:1");
+  Start("a:1,b:1");
+  fleet_->AddFootprint(0, {.sequences = 1});
+  fleet_->SetWorkers(*ParseWorkerAddresses("c:1"));
+  Pass(100);
+  EXPECT_EQ(State(0), ReplicaState::kDraining) << "it has a sequence";
+  EXPECT_EQ(fleet_->Find(1), nullptr) << "it had none";
+  EXPECT_TRUE(Has("up c:1"));
+  EXPECT_FALSE(Has("lost a:1"));
+  fleet_->SubtractFootprint(0, {.sequences = 1});
+  Pass(100);
+  EXPECT_EQ(fleet_->Find(0), nullptr);
+  EXPECT_EQ(fleet_->replicas().size(), 1U);
+}
+
+TEST_F(FleetTest, AWorkerThatIsNamedAgainStays) {
+  AddWorker("a:1");
+  AddWorker("b:1");
+  Start("a:1,b:1");
+  fleet_->AddFootprint(0, {.sequences = 1});
+  fleet_->SetWorkers(*ParseWorkerAddresses("b:1"));
+  fleet_->SetWorkers(*ParseWorkerAddresses("b:1,a:1"));
+  Pass(100);
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+  EXPECT_EQ(fleet_->replicas().size(), 2U);
+}
+
+TEST_F(FleetTest, ANameTakesOverFromAListWithoutAGap) {
+  AddWorker("a:1");
+  AddWorker("b:1");
+  Start("a:1", [](const std::string&, const std::string&) {
+    return std::vector<std::string>{"a:1", "b:1"};
+  });
+  fleet_->SetWorkers(*ParseWorkerAddresses("dns:///name:1"));
+  while (fleet_->replicas().size() < 2) Pass(20);
+  Pass(100);
+  EXPECT_EQ(State(0), ReplicaState::kReady);
+  EXPECT_FALSE(Has("lost a:1"));
+  EXPECT_TRUE(Has("up b:1"));
+}
+
+TEST_F(FleetTest, AnAddressThatTheNewNameHasNotLeaves) {
+  AddWorker("a:1");
+  AddWorker("b:1");
+  Start("a:1",
+        [](const std::string&, const std::string&) { return std::vector<std::string>{"b:1"}; });
+  fleet_->SetWorkers(*ParseWorkerAddresses("dns:///name:1"));
+  while (fleet_->Find(0) != nullptr) Pass(20);
+  Pass(100);
+  EXPECT_TRUE(Has("up b:1"));
+}
+
 TEST_F(FleetTest, FootprintsAddUpToNothing) {
   AddWorker("a:1");
   Start("a:1");

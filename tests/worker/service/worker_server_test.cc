@@ -399,5 +399,51 @@ TEST_F(ShortLeaseTest, ASilentRouterIsCutOff) {
   engine_.WaitUntilIdle();
 }
 
+TEST_F(WorkerServerTest, ARouterWithoutTheTokenIsRefused) {
+  const auto server =
+      WorkerServer::Start({.admits = [](std::string_view token) { return token == "secret"; }},
+                          engine_.engine(),
+                          identity_,
+                          tokenizer_,
+                          SteadyClock::Get());
+  ASSERT_TRUE(server.ok());
+  const auto stub = v1::Worker::NewStub(grpc::CreateChannel(
+      "127.0.0.1:" + std::to_string((*server)->port()), grpc::InsecureChannelCredentials()));
+  const auto ask = [&](const std::vector<std::string>& authorizations) {
+    grpc::ClientContext attach;
+    grpc::ClientContext get;
+    for (const std::string& authorization : authorizations) {
+      attach.AddMetadata("authorization", authorization);
+      get.AddMetadata("authorization", authorization);
+    }
+    v1::GetTokenizerRequest request;
+    request.set_digest("digest");
+    v1::TokenizerBundle bundle;
+    const grpc::StatusCode got = stub->GetTokenizer(&get, request, &bundle).error_code();
+    const auto stream = stub->Attach(&attach);
+    v1::RouterMessage hello;
+    hello.mutable_hello()->set_router_id("router");
+    hello.mutable_hello()->set_protocol(kAttachProtocol);
+    Write(*stream, hello);
+    v1::WorkerMessage answer;
+    const bool is_attached = Read(*stream, &answer);
+    if (is_attached) attach.TryCancel();
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(is_attached, got == grpc::StatusCode::OK);
+    if (!is_attached) {
+      EXPECT_EQ(status.error_code(), got);
+      EXPECT_THAT(status.error_message(), testing::HasSubstr("--worker-token-file"));
+      EXPECT_THAT(status.error_message(), testing::Not(testing::HasSubstr("secret")));
+    }
+    return got;
+  };
+  EXPECT_EQ(ask({"Bearer secret"}), grpc::StatusCode::OK);
+  EXPECT_EQ(ask({}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(ask({"Bearer "}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(ask({"secret"}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(ask({"Bearer secret2"}), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(ask({"Bearer secret", "Bearer secret"}), grpc::StatusCode::UNAUTHENTICATED);
+}
+
 }  // namespace
 }  // namespace paceline::worker
