@@ -1,6 +1,8 @@
 """The chart's containers, run here: each one's own command line and environment start the real binary
 (ports and paths remapped), and its probes answer as they should through start, ready and drain."""
 
+import base64
+import functools
 import hashlib
 import http.client
 import http.server
@@ -9,7 +11,9 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
+import tempfile
 import threading
 
 import pytest
@@ -26,6 +30,18 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+@functools.cache
+def config_files():
+    """The ConfigMap's files in a folder that stands for the mount; gone with the test run."""
+    folder = tempfile.TemporaryDirectory(prefix="paceline-config-")
+    for o in chart.kind("defaults", "ConfigMap"):
+        if o["metadata"]["name"] == "test-paceline-config":
+            for name, text in o["data"].items():
+                with open(os.path.join(folder.name, name), "w", encoding="utf-8") as f:
+                    f.write(text)
+    return folder
 
 
 def container(set_name, pod):
@@ -47,6 +63,7 @@ class Started:
                                   rf"\g<1>{self.ports[port['name']]}", argument)
             argument = re.sub(r"^(--[a-z-]*host=).*", r"\g<1>127.0.0.1", argument)
             argument = re.sub(r"^--model=/models/.*", f"--model={MODEL}", argument)
+            argument = argument.replace("/etc/paceline/config", config_files().name)
             for old, new in replace:
                 argument = argument.replace(old, new)
             arguments.append(argument)
@@ -59,8 +76,12 @@ class Started:
         if "tcpSocket" in probe:
             with socket.socket() as s:
                 return s.connect_ex(("127.0.0.1", self.ports[probe["tcpSocket"]["port"]])) == 0
-        connection = http.client.HTTPConnection(
-            "127.0.0.1", self.ports[probe["httpGet"]["port"]], timeout=probe["timeoutSeconds"])
+        address = ("127.0.0.1", self.ports[probe["httpGet"]["port"]])
+        if probe["httpGet"].get("scheme") == "HTTPS":  # which the kubelet does not verify
+            connection = http.client.HTTPSConnection(
+                *address, timeout=probe["timeoutSeconds"], context=ssl._create_unverified_context())
+        else:
+            connection = http.client.HTTPConnection(*address, timeout=probe["timeoutSeconds"])
         try:
             connection.request("GET", probe["httpGet"]["path"])
             return 200 <= connection.getresponse().status < 400
@@ -154,9 +175,49 @@ def test_router_worker_and_test_pod_from_start_to_drain(start, tmp_path):
     for one in (worker, router):
         one.process.signal(signal.SIGTERM)
         eventually(lambda: not one.probe("readinessProbe"), 10, "it is not ready")
-    assert response.read().endswith(b"data: [DONE]\n\n")
+    assert response.read().endswith(b"data: [DONE]\n\n"), worker.process.log + router.process.log
     assert router.process.wait(30) == 0
     assert worker.process.wait(30) == 0
+
+
+def secret_files(set_name, folder):
+    """What the chart's own Secrets become where they are mounted, by mount path."""
+    mounts = {"test-paceline-tls": "tls", "test-paceline-worker-tls": "worker-tls",
+              "test-paceline-worker-token": "worker-token", "test-paceline-api-keys": "auth"}
+    for secret in chart.kind(set_name, "Secret"):
+        path = folder / mounts[secret["metadata"]["name"]]
+        path.mkdir()
+        for name, value in secret["data"].items():
+            (path / name).write_bytes(base64.b64decode(value))
+    return [(f"/etc/paceline/{name}/", f"{folder}/{name}/") for name in mounts.values()]
+
+
+def test_everything_encrypted(start, tmp_path):
+    """TLS for clients, mutual TLS and a token on the worker plane, with what the chart generates."""
+    files = secret_files("encrypted", tmp_path)
+    worker_port = free_port()
+    worker = start(container("encrypted", "Deployment/test-paceline-smollm2-135m"), replace=files,
+                   ports={"plane": worker_port})
+    router = start(container("encrypted", "Deployment/test-paceline-router"), replace=[
+        ("dns:///test-paceline-workers.llm.svc:50061", f"127.0.0.1:{worker_port}"), *files])
+    for one in (worker, router):
+        eventually(lambda: one.probes() == [True, True, True], 60, "it is ready")
+    chat = [a.replace("https://test-paceline.llm.svc:8000", f"https://localhost:{router.ports['http']}")
+            for a in container("encrypted", "Pod/test-paceline-test")["args"]]
+    for old, new in files:
+        chat = [a.replace(old, new) for a in chat]
+    done = subprocess.run([binary(), *chat], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    # What the PodMonitors ask for: the names and the authority that they give.
+    for one, name in ((router, "test-paceline.llm.svc"), (worker, "test-paceline-workers.llm.svc")):
+        folder = tmp_path / ("tls" if one is router else "worker-tls")
+        assert subprocess.run([binary(), "health", f"https://127.0.0.1:{one.ports['operator']}/health",
+                               "--tls-ca-file", folder / "ca.crt", "--tls-server-name", name],
+                              capture_output=True, timeout=30).returncode == 0
+    # Without token and certificate there is no way in.
+    stranger = start(container("defaults", "Deployment/test-paceline-router"), replace=[
+        ("dns:///test-paceline-workers.llm.svc:50061", f"127.0.0.1:{worker_port}")])
+    eventually(lambda: stranger.probes() == [True, True, False], 30, "up, and with no replica")
 
 
 def test_a_group_of_two_nodes(start):

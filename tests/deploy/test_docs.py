@@ -54,5 +54,6 @@ def test_values_named_are_there():
     for path in PAGES:
         for name in re.findall(r"`([a-z][A-Za-z]*(?:\[\])?(?:\.[A-Za-z]+)+)(?::[^`]*)?`", text(path)):
             names = name.replace("[]", "").split(".")
-            if names[0] in roots and not name.endswith((".yaml", ".json", ".py", ".sh", ".md")):
+            if names[0] in roots and not name.endswith(
+                        (".yaml", ".json", ".py", ".sh", ".md", ".crt", ".key")):
                 assert there(values, names) or there(values["models"], names), (path, name)

@@ -34,6 +34,9 @@ EXPECTED_EMPTY = {
 # Alerts whose metrics appear only with an event that does not happen here.
 NOT_SEEN = {
     "PacelineSlowReaders": {"paceline_router_slow_reader_cancels_total"},
+    # No TLS here; tests/e2e/test_security.py sees them.
+    "PacelineCertificateExpiring": {"paceline_router_certificate_expiry_timestamp_seconds",
+                                    "paceline_worker_certificate_expiry_timestamp_seconds"},
 }
 # With `for` left out, because minutes are too long for a test.
 MUST_FIRE = {"PacelineNoReadyReplica", "PacelineReplicaLost", "PacelineRejects", "PacelineTargetDown",
@@ -48,8 +51,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-def worker(port, operator_port):
+def worker(port, operator_port, token):
     return Process("worker", "--model", MODEL, "--port", port, "--operator-port", operator_port,
+                   "--worker-token-file", token,
                    "--threads", 1, "--max-num-seqs", 4, "--max-model-len", 256,
                    "--kv-cache-memory", "7MiB", "--replicas-on-host", 2)
 
@@ -168,11 +172,14 @@ def _seen(tmp_path_factory):
     ports = {name: free_port() for name in ("a", "a_op", "b", "b_op", "http", "op", "admin")}
     started = []
     try:
-        workers = {name: worker(ports[name], ports[f"{name}_op"]) for name in "ab"}
+        token = folder / "token"
+        token.write_text("a-token\n")
+        workers = {name: worker(ports[name], ports[f"{name}_op"], token) for name in "ab"}
         started += workers.values()
         router = Process("router", "--workers", f"127.0.0.1:{ports['a']},127.0.0.1:{ports['b']}",
                          "--port", ports["http"], "--grpc-port", 0, "--operator-port", ports["op"],
-                         "--admin-port", ports["admin"], "--max-queued-requests", 4)
+                         "--admin-port", ports["admin"], "--max-queued-requests", 4,
+                         "--worker-token-file", token)
         started.append(router)
         prometheus = Prometheus(folder, {
             "paceline-router": [(ports["op"], "0.1.0")],

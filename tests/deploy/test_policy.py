@@ -1,9 +1,12 @@
 """What every rendered manifest must keep to: the restricted profile, limits, probes, no secret in the
 open, and only the network paths that are needed."""
 
+import base64
 import re
+import subprocess
 
 import pytest
+import yaml
 
 import chart
 
@@ -22,7 +25,7 @@ def test_pods_keep_to_the_restricted_profile(name):
         assert spec["automountServiceAccountToken"] is False, where
         # A Service called "paceline" would otherwise set the variable of an option.
         assert spec["enableServiceLinks"] is False, where
-        allowed = {"emptyDir", "secret", "persistentVolumeClaim"}
+        allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
         for volume in spec.get("volumes", []):
             assert set(volume) - {"name"} <= allowed, (where, volume)
         for container in chart.containers(spec):
@@ -224,7 +227,8 @@ def test_no_secret_lies_in_the_open(name):
             if "secret" in volume:
                 assert volume["secret"]["defaultMode"] == 0o440, where
     for o in chart.kind(name, "ConfigMap"):
-        assert "keys" not in o.get("data", {})
+        assert not {"keys", "token", "tls.key"} & set(o.get("data", {}))
+        assert "PRIVATE KEY" not in str(o) and "-key:" not in str(o)
 
 
 def test_a_generated_key_is_long_random_and_kept():
@@ -245,6 +249,69 @@ def test_a_given_secret_is_used_and_none_made():
             for _, _, spec in chart.pods(chart.objects("keys_from_elsewhere"))
             for volume in spec.get("volumes", []) if "secret" in volume}
     assert used == {"clients", "operators"}
+    for name in ("encrypted_from_elsewhere", "encrypted_by_cert_manager"):
+        made = {o["metadata"]["name"] for o in chart.kind(name, "Secret")}
+        assert made <= {"test-paceline-worker-token"}, "a certificate that somebody else makes"
+    assert not chart.kind("encrypted_from_elsewhere", "Secret")
+
+
+def test_a_generated_certificate_fits_its_key_and_its_names(tmp_path):
+    """As openssl sees it: signed by the authority beside it, for the names that are dialled."""
+    names = {"test-paceline-tls": "test-paceline.llm.svc",
+             "test-paceline-worker-tls": "test-paceline-workers.llm.svc"}
+    secrets = {o["metadata"]["name"]: o for o in chart.kind("encrypted", "Secret")}
+    for secret, host in names.items():
+        files = {}
+        for key, value in secrets[secret]["data"].items():
+            files[key] = tmp_path / f"{secret}-{key}"
+            files[key].write_bytes(base64.b64decode(value))
+        subprocess.run(["openssl", "verify", "-CAfile", files["ca.crt"], "-verify_hostname", host,
+                        "-purpose", "sslserver", files["tls.crt"]], check=True, capture_output=True)
+        public = [subprocess.run(["openssl", *command], check=True, capture_output=True).stdout
+                  for command in (["x509", "-in", files["tls.crt"], "-noout", "-pubkey"],
+                                  ["pkey", "-in", files["tls.key"], "-pubout"])]
+        assert public[0] == public[1]
+        assert secrets[secret]["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    workers = argument(next(spec["containers"][0] for name, _, spec in chart.pods(chart.objects("encrypted"))
+                            if name == "Deployment/test-paceline-router"), "--worker-tls-server-name")
+    assert workers == names["test-paceline-worker-tls"]
+
+
+def test_what_the_configuration_file_has_restarts_nothing():
+    """Pods are the same whatever the values that take effect without a restart."""
+    base = {"router": {"balance": "prefix"}}
+    other = {"router": {"balance": "session", "maxQueuedRequests": 7, "maxQueuedTokens": 8},
+             "log": {"level": "debug"}}
+
+    def parts(values):
+        rendered = yaml.load_all("\n---\n".join(
+            body for path, body in chart.files(values).items() if not path.endswith("NOTES.txt")),
+            yaml.CSafeLoader)
+        found = [o for o in rendered if o]
+        config = next(o for o in found if o["metadata"]["name"] == "test-paceline-config")
+        return [o for o in found if o["kind"] == "Deployment"], config["data"]
+    (pods, _), (same_pods, config) = parts(base), parts(other)
+    assert pods == same_pods
+    assert yaml.safe_load(config["router.yaml"]) == {
+        "balance": "session", "max-queued-requests": 7, "max-queued-tokens": 8, "log-level": "debug"}
+    assert yaml.safe_load(config["worker.yaml"]) == {"log-level": "debug"}
+
+
+def test_probes_and_scrapes_speak_tls_where_the_ports_do():
+    for name, worker_tls in (("encrypted", True), ("encrypted_from_elsewhere", True), ("keys", False)):
+        for where, labels, spec in chart.pods(chart.objects(name)):
+            container = spec["containers"][0]
+            for probe in ("livenessProbe", "readinessProbe"):
+                if probe in container:
+                    assert (container[probe]["httpGet"].get("scheme") == "HTTPS") == worker_tls, where
+    # A kubelet has no certificate to show.
+    router = next(spec["containers"][0]
+                  for name, _, spec in chart.pods(chart.objects("encrypted_from_elsewhere"))
+                  if name == "Deployment/test-paceline-router")
+    assert router["readinessProbe"]["httpGet"]["port"] == "operator"
+    for monitor in chart.kind("encrypted", "PodMonitor"):
+        endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+        assert endpoint["scheme"] == "https" and endpoint["tlsConfig"]["ca"]["secret"]["key"] == "ca.crt"
 
 
 # ---- features ------------------------------------------------------------------------------------

@@ -78,8 +78,26 @@ annotations:
 {{- .Values.admin.existingSecret | default (printf "%s-admin-keys" (include "paceline.fullname" .)) -}}
 {{- end -}}
 
-{{/* A secret of keys that stays what it is over upgrades: (dict "root" $ "name" NAME) */}}
-{{- define "paceline.keySecret" -}}
+{{- define "paceline.tlsSecret" -}}
+{{- .Values.tls.existingSecret | default (printf "%s-tls" (include "paceline.fullname" .)) -}}
+{{- end -}}
+
+{{- define "paceline.planeSecret" -}}
+{{- .Values.workerPlane.tls.existingSecret | default (printf "%s-worker-tls" (include "paceline.fullname" .)) -}}
+{{- end -}}
+
+{{- define "paceline.tokenSecret" -}}
+{{- .Values.workerPlane.token.existingSecret | default (printf "%s-worker-token" (include "paceline.fullname" .)) -}}
+{{- end -}}
+
+{{/* The name that workers have in DNS, and in their certificates. */}}
+{{- define "paceline.workersName" -}}
+{{ include "paceline.fullname" . }}-workers.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{/* A secret that stays what it is over upgrades:
+     (dict "root" $ "name" NAME "key" KEY "value" VALUE) */}}
+{{- define "paceline.keptSecret" -}}
 {{- $old := lookup "v1" "Secret" .root.Release.Namespace .name -}}
 apiVersion: v1
 kind: Secret
@@ -87,11 +105,86 @@ metadata:
   {{- include "paceline.metadata" (dict "root" .root "name" .name "annotations" (dict "helm.sh/resource-policy" "keep")) | nindent 2 }}
 type: Opaque
 data:
-  {{- if and $old (hasKey ($old.data | default dict) "keys") }}
-  keys: {{ index $old.data "keys" }}
+  {{- if and $old (hasKey ($old.data | default dict) .key) }}
+  {{ .key }}: {{ index $old.data .key }}
   {{- else }}
-  keys: {{ printf "default:%s\n" (randAlphaNum 40) | b64enc }}
+  {{ .key }}: {{ .value | b64enc }}
   {{- end }}
+{{- end -}}
+
+{{/* A certificate for `names`, from cert-manager or made here and kept:
+     (dict "root" $ "name" NAME "names" LIST "issuerRef" MAP) */}}
+{{- define "paceline.certificate" -}}
+{{- if .issuerRef -}}
+apiVersion: cert-manager.io/v1
+kind: Certificate
+metadata:
+  {{- include "paceline.metadata" (dict "root" .root "name" .name) | nindent 2 }}
+spec:
+  secretName: {{ .name }}
+  dnsNames:
+    {{- toYaml .names | nindent 4 }}
+  usages: [digital signature, key encipherment, server auth, client auth]
+  privateKey: {algorithm: ECDSA, size: 256, rotationPolicy: Always}
+  issuerRef:
+    {{- toYaml .issuerRef | nindent 4 }}
+{{- else -}}
+{{- $old := lookup "v1" "Secret" .root.Release.Namespace .name -}}
+apiVersion: v1
+kind: Secret
+metadata:
+  {{- include "paceline.metadata" (dict "root" .root "name" .name "annotations" (dict "helm.sh/resource-policy" "keep")) | nindent 2 }}
+type: kubernetes.io/tls
+data:
+  {{- if and $old (hasKey ($old.data | default dict) "ca.crt") }}
+  tls.crt: {{ index $old.data "tls.crt" }}
+  tls.key: {{ index $old.data "tls.key" }}
+  ca.crt: {{ index $old.data "ca.crt" }}
+  {{- else }}
+  {{- $authority := genCA .name 3650 }}
+  {{- $made := genSignedCert (first .names) nil .names 3650 $authority }}
+  tls.crt: {{ $made.Cert | b64enc }}
+  tls.key: {{ $made.Key | b64enc }}
+  ca.crt: {{ $authority.Cert | b64enc }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* The files that the worker plane needs in a pod, as arguments, mounts and volumes. */}}
+{{- define "paceline.planeArgs" -}}
+{{- if .Values.workerPlane.tls.enabled }}
+- --worker-tls-cert-file=/etc/paceline/worker-tls/tls.crt
+- --worker-tls-key-file=/etc/paceline/worker-tls/tls.key
+- --worker-tls-ca-file=/etc/paceline/worker-tls/ca.crt
+{{- end }}
+{{- if .Values.workerPlane.token.enabled }}
+- --worker-token-file=/etc/paceline/worker-token/token
+{{- end }}
+{{- end -}}
+
+{{- define "paceline.planeMounts" -}}
+{{- if .Values.workerPlane.tls.enabled }}
+- {name: worker-tls, mountPath: /etc/paceline/worker-tls, readOnly: true}
+{{- end }}
+{{- if .Values.workerPlane.token.enabled }}
+- {name: worker-token, mountPath: /etc/paceline/worker-token, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "paceline.planeVolumes" -}}
+{{- if .Values.workerPlane.tls.enabled }}
+- name: worker-tls
+  secret: {secretName: {{ include "paceline.planeSecret" . }}, items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}, {key: ca.crt, path: ca.crt}], defaultMode: 0440}
+{{- end }}
+{{- if .Values.workerPlane.token.enabled }}
+- name: worker-token
+  secret: {secretName: {{ include "paceline.tokenSecret" . }}, items: [{key: token, path: token}], defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
+{{/* A secret of keys that stays what it is over upgrades: (dict "root" $ "name" NAME) */}}
+{{- define "paceline.keySecret" -}}
+{{- include "paceline.keptSecret" (dict "root" .root "name" .name "key" "keys" "value" (printf "default:%s\n" (randAlphaNum 40))) -}}
 {{- end -}}
 
 {{/* The pod fields that all pods have in common. */}}
@@ -163,10 +256,6 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{- define "paceline.logArgs" -}}
-- --log-level={{ .Values.log.level }}
-- --log-format={{ .Values.log.format }}
-{{- end -}}
 
 {{/* An entry of .Values.models with its defaults: (dict "root" $ "model" M), as JSON. */}}
 {{- define "paceline.model" -}}

@@ -54,12 +54,19 @@ containers:
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     args:
       - worker
+      {{- if eq ($m.ranks | int) 1 }}
+      - --config=/etc/paceline/config/worker.yaml
+      {{- end }}
       - "--model=/models/{{ $m.file }}"
       - "--served-model-name={{ $m.servedName }}"
       - "--host={{ .root.Values.router.listenAddress }}"
       - --port=50061
       - "--operator-host={{ .root.Values.router.listenAddress }}"
       - --operator-port=8002
+      {{- with include "paceline.planeArgs" .root | trim }}{{ . | nindent 6 }}{{ end }}
+      {{- if .root.Values.workerPlane.tls.enabled }}
+      - --operator-tls
+      {{- end }}
       {{- if gt ($m.ranks | int) 1 }}
       - --tensor-parallel-size={{ $m.parallelism.tensor }}
       - --pipeline-parallel-size={{ $m.parallelism.pipeline }}
@@ -92,7 +99,10 @@ containers:
       {{- if not .root.Values.vllmMetrics }}
       - --no-vllm-metrics
       {{- end }}
-      {{- include "paceline.logArgs" .root | nindent 6 }}
+      {{- if gt ($m.ranks | int) 1 }}
+      - --log-level={{ .root.Values.log.level }}
+      {{- end }}
+      - --log-format={{ .root.Values.log.format }}
     {{- with $m.extraEnv }}
     env:
       {{- toYaml . | nindent 6 }}
@@ -108,13 +118,13 @@ containers:
       failureThreshold: {{ div (add $m.startupSeconds 4) 5 }}
     # The process answers. A worker of several ranks loads anew when it has lost one: as long as a start.
     livenessProbe:
-      httpGet: {path: /health, port: operator}
+      httpGet: {path: /health, port: operator{{ if .root.Values.workerPlane.tls.enabled }}, scheme: HTTPS{{ end }}}
       periodSeconds: 10
       timeoutSeconds: 5
       failureThreshold: {{ gt ($m.ranks | int) 1 | ternary (div (add $m.startupSeconds 9) 10 | max 6) 6 }}
     # The engine has made progress within its lease.
     readinessProbe:
-      httpGet: {path: /ready, port: operator}
+      httpGet: {path: /ready, port: operator{{ if .root.Values.workerPlane.tls.enabled }}, scheme: HTTPS{{ end }}}
       periodSeconds: 5
       timeoutSeconds: 3
       failureThreshold: 2
@@ -129,12 +139,20 @@ containers:
       {{- toYaml $resources | nindent 6 }}
     volumeMounts:
       - {name: models, mountPath: /models, readOnly: true}
+      {{- if eq ($m.ranks | int) 1 }}
+      - {name: config, mountPath: /etc/paceline/config, readOnly: true}
+      {{- end }}
+      {{- with include "paceline.planeMounts" .root | trim }}{{ . | nindent 6 }}{{ end }}
       {{- if or (gt ($m.ranks | int) 1) $m.gpu.count }}
       - {name: shm, mountPath: /dev/shm}
       {{- end }}
 {{- $hasMemory := or (gt ($m.ranks | int) 1) $m.gpu.count }}
-{{- if or (not $m.storage.persistent) $hasMemory $m.source.tokenSecret }}
 volumes:
+  {{- if eq ($m.ranks | int) 1 }}
+  - name: config
+    configMap: {name: {{ include "paceline.fullname" .root }}-config, items: [{key: worker.yaml, path: worker.yaml}]}
+  {{- end }}
+  {{- with include "paceline.planeVolumes" .root | trim }}{{ . | nindent 2 }}{{ end }}
   {{- if $m.storage.existingClaim }}
   - name: models
     persistentVolumeClaim: {claimName: {{ $m.storage.existingClaim }}, readOnly: true}
@@ -153,5 +171,4 @@ volumes:
       items: [{key: token, path: token}]
       defaultMode: 0440
   {{- end }}
-{{- end }}
 {{- end -}}
