@@ -1,5 +1,6 @@
 """Stopping in good order, one after the other, under load: nothing is lost, nothing even moves."""
 
+import os
 import signal
 import time
 
@@ -79,4 +80,27 @@ def test_a_router_that_stops(site):
     print(f"not ready after {unready * 1000:.0f} ms; ended {(ended - last) * 1000:.0f} ms after the "
           "last token")
     site.routers.remove(router)
+    site.stop()
+
+
+@pytest.mark.long
+def test_a_worker_that_comes_and_goes(site):
+    """On the same port, again and again: the router keeps nothing of those that are gone."""
+    site.add_workers(1)
+    router = site.add_router()
+
+    def come_and_go(times):
+        for _ in range(times):
+            worker, = site.workers
+            worker.signal(signal.SIGTERM)
+            assert worker.wait(40) == 0, worker.log
+            site.restart(worker)
+            site.wait_until_ready()
+        return len(os.listdir(f"/proc/{router.pid}/fd")), len(os.listdir(f"/proc/{router.pid}/task"))
+
+    shared = set(os.listdir("/dev/shm"))
+    descriptors, threads = come_and_go(5)
+    more_descriptors, more_threads = come_and_go(20)
+    assert more_descriptors <= descriptors + 2 and more_threads <= threads + 2
+    assert not {name for name in set(os.listdir("/dev/shm")) - shared if "paceline" in name}
     site.stop()

@@ -6,10 +6,13 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 
 import grpc
 import pytest
 
+from load import wait_for_end
 from support.cluster import Router
 from support.processes import eventually, free_port
 from support.rest import Rest
@@ -111,6 +114,26 @@ def test_grpc_ports_outlive_a_shortage_of_descriptors(site):
     lift()
     with grpc.insecure_channel(router.grpc_address) as channel:
         grpc.channel_ready_future(channel).result(timeout=30)
+    site.stop()
+
+
+@pytest.mark.long
+def test_starved_of_processors(site):
+    """More threads than processors, and others that want them all: slow, but nothing is lost."""
+    for worker in [site.add_worker("--threads", 4) for _ in range(2)]:
+        assert worker.worker_port
+    site.add_router()
+    load = site.load()
+    hit = load.wait_until_busy()
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        wait_for_end(hit)
+        wait_for_end(load.wait_until_busy(4))
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    load.stop().check()
     site.stop()
 
 
