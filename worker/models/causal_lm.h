@@ -22,6 +22,7 @@ class CausalLm {
     int32_t vocab_size = 0;
     int64_t weight_bytes = 0;    // on this rank, as the kernels read them
     int64_t kv_cache_bytes = 0;  // reserved on this rank
+    bool finds_best = false;     // the best logit of a row costs less than all of them
   };
 
   virtual ~CausalLm() = default;

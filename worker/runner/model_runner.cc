@@ -99,8 +99,7 @@ void ModelRunner::MakePlan(const Batch& batch, Flight& flight) const {
   const int32_t most_rows = depth() == 1 ? batch.num_tokens : kMicroBatchRows;
   plan.micro_batches.emplace_back();
   for (const BatchEntry& entry : batch.entries) AddEntry(entry, most_rows, flight);
-  const RankGroup* const group = options_.shard.group;
-  if (group != nullptr && group->all != nullptr) OrderJobs(flight);
+  if (shard_->finds_best()) OrderJobs(flight);
 }
 
 void ModelRunner::AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& flight) {

@@ -81,6 +81,11 @@ class ModelShard {
   kernels::ThreadPool& pool() { return *pool_; }
   int32_t num_blocks() const { return num_blocks_; }
   int32_t vocab_size() const { return model_->sizes().vocab_size; }
+  // Rows of which only the best logit is wanted should come first (MicroBatch::num_best).
+  bool finds_best() const {
+    return model_->sizes().finds_best ||
+           (options_.group != nullptr && options_.group->all != nullptr);
+  }
   int64_t weight_bytes() const { return model_->sizes().weight_bytes; }
   int64_t kv_cache_bytes() const { return model_->sizes().kv_cache_bytes; }
   TraceTrack* track() const {

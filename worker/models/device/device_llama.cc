@@ -18,6 +18,7 @@
 #include "kernels/kv_cache/kv_blocks_device.h"
 #include "kernels/norm/rms_norm_device.h"
 #include "kernels/rope/rope_write_kv_device.h"
+#include "kernels/sampling/logits_device.h"
 #include "proto/support/status_macros.h"
 #include "worker/device/device_memory.h"
 #include "worker/models/best_logit.h"
@@ -88,7 +89,8 @@ class DeviceLlama final : public CausalLm {
   Sizes sizes() const override {
     return {.vocab_size = config_.vocab_size,
             .weight_bytes = use_.weights,
-            .kv_cache_bytes = use_.kv_cache};
+            .kv_cache_bytes = use_.kv_cache,
+            .finds_best = true};
   }
 
  private:
@@ -120,6 +122,8 @@ class DeviceLlama final : public CausalLm {
                            bool is_first,  // rank, which adds what there was
                            int32_t rows);
   absl::Status Norm(float* x, const DeviceBuffer& weight, int32_t rows, void* out) const;
+  // The best of the first rows of logits_, on their way to staged_best_.
+  absl::Status FindBest(int32_t num_rows);
   // Rows of the last pass side by side, in gathered_ or where they are.
   absl::StatusOr<float*> GatherRows(absl::Span<const int32_t> rows);
 
@@ -160,8 +164,10 @@ class DeviceLlama final : public CausalLm {
   DeviceBuffer partials_;   // f32, of decode attention
   DeviceBuffer gathered_;   // f32, [max_logit_rows, hidden]
   DeviceBuffer logits_;     // f32, [max_logit_rows, vocabulary of this rank]
+  DeviceBuffer best_;       // [max_logit_rows]
   PinnedBuffer staged_hidden_;
   PinnedBuffer staged_logits_;
+  PinnedBuffer staged_best_;
 };
 
 absl::Status DeviceLlama::CheckSizes(const model::ModelConfig& config) {
@@ -301,6 +307,9 @@ absl::Status DeviceLlama::AllocateScratch() {
   RETURN_IF_ERROR(allocate(projected_, projected, dtype()));
   RETURN_IF_ERROR(allocate(gathered_, logit_rows * hidden, DType::kF32));
   RETURN_IF_ERROR(allocate(logits_, logit_rows * partition_.vocabulary.size(), DType::kF32));
+  const int64_t best_bytes = logit_rows * int64_t{sizeof(kernels::DeviceBestLogit)};
+  ASSIGN_OR_RETURN(best_, DeviceBuffer::Allocate(best_bytes, use_.workspace));
+  ASSIGN_OR_RETURN(staged_best_, PinnedBuffer::Allocate(best_bytes));
   if (place.tensor_size > 1) {
     RETURN_IF_ERROR(allocate(own_, rows * std::max(q_size(), partition_.inner.size()), dtype()));
     const int64_t row_bytes =
@@ -655,26 +664,42 @@ absl::Status DeviceLlama::ComputeLogits(const ForwardContext& context,
                                   .y = logits_.data(),
                                   .y_stride = shares.size(),
                                   .y_dtype = DType::kF32}));
-  const kernels::MutableMatrix logits = this->logits(m);
+  const auto num_best = static_cast<int32_t>(best.size());
+  if (num_best > 0) RETURN_IF_ERROR(FindBest(num_best));
+  const kernels::MutableMatrix logits = this->logits(m).Rows(num_best, m - num_best);
   constexpr int64_t kBytes = sizeof(float);
   RETURN_IF_ERROR(device::CopyRows(stream_,
                                    logits.data + shares.begin(),
                                    shares.total() * kBytes,
-                                   logits_.data(),
+                                   logits_.as<float>() + num_best * shares.size(),
                                    shares.size() * kBytes,
                                    shares.size() * kBytes,
-                                   m));
+                                   m - num_best));
   RETURN_IF_ERROR(device::Synchronize(stream_));
-  const auto num_best = static_cast<int64_t>(best.size());
-  if (num_best > 0) {
-    context.pool.ForEach(num_best, [&](int, int64_t i) {
-      best[i] = BestOf({logits.row(i) + shares.begin(), static_cast<size_t>(shares.size())});
-      best[i].id += static_cast<int32_t>(shares.begin());
-    });
-    RETURN_IF_ERROR(MergeBest(context.tensor_group, best));
+  for (int32_t i = 0; i < num_best; ++i) {
+    const kernels::DeviceBestLogit& found = staged_best_.as<const kernels::DeviceBestLogit>()[i];
+    best[i] = {.id = found.id + static_cast<int32_t>(shares.begin()),
+               .logit = found.logit,
+               .is_finite = found.all_finite};
   }
+  if (num_best > 0) RETURN_IF_ERROR(MergeBest(context.tensor_group, best));
   if (num_best == m) return absl::OkStatus();
-  return worker::GatherColumns(context.tensor_group, shares, logits.Rows(num_best, m - num_best));
+  return worker::GatherColumns(context.tensor_group, shares, logits);
+}
+
+absl::Status DeviceLlama::FindBest(int32_t num_rows) {
+  const auto vocabulary = static_cast<int32_t>(partition_.vocabulary.size());
+  auto* const found = best_.as<kernels::DeviceBestLogit>();
+  RETURN_IF_ERROR(kernels::DeviceArgMax(stream_,
+                                        {.data = logits_.as<float>(),
+                                         .stride = vocabulary,
+                                         .num_rows = num_rows,
+                                         .vocab_size = vocabulary},
+                                        found));
+  return device::Copy(stream_,
+                      staged_best_.as<kernels::DeviceBestLogit>(),
+                      found,
+                      num_rows * int64_t{sizeof(kernels::DeviceBestLogit)});
 }
 
 }  // namespace

@@ -6,10 +6,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/emulation/grid.h"
-#include "kernels/emulation/runtime.h"
 #include "tests/fakes/engine_harness.h"
 #include "tests/fakes/tiny_model.h"
 #include "worker/models/device/registry.h"
@@ -232,65 +230,6 @@ TEST(DeviceLlamaTest, OtherShapesEqualTheCpuButForRounding) {
   model.num_heads = model.num_kv_heads = 2;
   model.head_dim = 128;
   ExpectNearCpu(model, DType::kF16, kTolerance);
-}
-
-// Memory and shards without an engine.
-class DeviceMemoryTest : public testing::Test {
- protected:
-  ~DeviceMemoryTest() override { kernels::emulation::SetMemoryBytes(int64_t{1} << 30); }
-
-  absl::StatusOr<std::unique_ptr<ModelShard>> Load(const model::TinyModelOptions& model,
-                                                   int64_t kv_cache_bytes) {
-    bytes_ = model::TinyModelBytes(model);
-    file_ = *model::GgufFile::FromBytes(bytes_);
-    const model::ModelConfig config = *model::ModelConfigFromGguf(*file_);
-    return ModelShard::Create(*file_,
-                              config,
-                              {.load = &LoadDeviceModel,
-                               .device = {.memory_utilization = 0.5},
-                               .compute = kernels::ComputeType::kFloat32,
-                               .kv_dtype = DType::kBF16,
-                               .pin_threads = false,
-                               .max_batch_tokens = 40,
-                               .max_model_len = 512,
-                               .kv_cache_bytes = kv_cache_bytes});
-  }
-
-  std::string bytes_;
-  std::unique_ptr<model::GgufFile> file_;
-};
-
-TEST_F(DeviceMemoryTest, TheKvCacheTakesWhatIsLeft) {
-  kernels::emulation::SetMemoryBytes(int64_t{512} << 20);
-  const int64_t before = kernels::emulation::AllocatedBytes();
-  {
-    const auto shard = Load(Tiny(), /*kv_cache_bytes=*/0);
-    ASSERT_TRUE(shard.ok()) << shard.status();
-    const int64_t block_bytes = 2 * 2 * 2 * 32 * 64 * 2;  // layers, K and V, heads, tokens, bf16
-    EXPECT_EQ((*shard)->kv_cache_bytes(), (*shard)->num_blocks() * block_bytes);
-    const int64_t used = kernels::emulation::AllocatedBytes() - before;
-    EXPECT_LE(used, int64_t{256} << 20);
-    EXPECT_GT(used, (int64_t{256} << 20) - 2 * block_bytes);
-  }
-  EXPECT_EQ(kernels::emulation::AllocatedBytes(), before);
-}
-
-TEST_F(DeviceMemoryTest, TooLittleForOneSequenceIsAnErrorThatSaysSo) {
-  kernels::emulation::SetMemoryBytes(int64_t{32} << 20);
-  const auto shard = Load(Tiny(), /*kv_cache_bytes=*/0);
-  EXPECT_EQ(shard.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(shard.status().message()), testing::HasSubstr("GPU memory"));
-}
-
-TEST_F(DeviceMemoryTest, AKvCacheThatDoesNotFitIsAnError) {
-  const auto shard = Load(Tiny(), /*kv_cache_bytes=*/int64_t{2} << 30);
-  EXPECT_EQ(shard.status().code(), absl::StatusCode::kResourceExhausted);
-}
-
-TEST_F(DeviceMemoryTest, HeadsWithoutAKernelAreUnimplemented) {
-  model::TinyModelOptions model = Tiny();
-  model.head_dim = 32;
-  EXPECT_EQ(Load(model, 1 << 20).status().code(), absl::StatusCode::kUnimplemented);
 }
 
 }  // namespace
