@@ -23,6 +23,7 @@ struct DeviceInfo {
   std::string name;  // "NVIDIA H200"
   std::string kind;  // "sm_90": devices of one kind compute the same bits
   int64_t total_bytes = 0;
+  std::string pci_address;  // "0000:3B:00.0"; empty in the emulation
 };
 
 // Those that this build has code for; FailedPrecondition when there is none.

@@ -117,6 +117,14 @@ WorkerMetrics::WorkerMetrics(const WorkerMetricsOptions& options) : show_vllm_(o
   sessions = own.Gauge(p + "sessions", "Attached routers.");
   weight_bytes = own.Gauge(p + "weight_bytes", "Memory of the packed weights.");
   kv_cache_bytes = own.Gauge(p + "kv_cache_bytes", "Memory reserved for the KV cache.");
+  if (options.has_gpu) {
+    const std::string memory_help =
+        "Memory of the leader's GPU, used by all processes, and in all.";
+    gpu_memory_used = own.Gauge(p + "gpu_memory_bytes", memory_help, {{"state", "used"}});
+    gpu_memory_total = own.Gauge(p + "gpu_memory_bytes", memory_help, {{"state", "total"}});
+    gpu_utilization =
+        own.Gauge(p + "gpu_utilization", "Part of the time in which the leader's GPU works.");
+  }
 
   Families vllm{vllm_, {{"model_name", options.model_name}, {"engine", "0"}}};
   const std::string v = "vllm:";

@@ -24,6 +24,7 @@ struct WorkerMetricsOptions {
   int32_t num_blocks = 0;
   bool prefix_caching = true;
   bool vllm_names = true;
+  bool has_gpu = false;
 };
 
 class WorkerMetrics {
@@ -51,6 +52,10 @@ class WorkerMetrics {
   prometheus::Gauge* sessions;
   prometheus::Gauge* weight_bytes;
   prometheus::Gauge* kv_cache_bytes;
+  // Null without a GPU.
+  prometheus::Gauge* gpu_memory_used = nullptr;  // by all processes
+  prometheus::Gauge* gpu_memory_total = nullptr;
+  prometheus::Gauge* gpu_utilization = nullptr;  // 0..1
 
   // ---- vllm:* (registered only with vllm_names; otherwise kept but not shown)
   prometheus::Gauge* vllm_running;

@@ -62,10 +62,16 @@ absl::StatusOr<std::vector<DeviceInfo>> ListDevices() {
       absl::StrAppend(&too_old, too_old.empty() ? "" : ", ", properties.name, " (", kind, ")");
       continue;
     }
+    char pci_address[32] = {};
+    if (absl::Status status = ToStatus(cudaDeviceGetPCIBusId(pci_address, sizeof(pci_address), i));
+        !status.ok()) {
+      return status;
+    }
     devices.push_back({.index = i,
                        .name = properties.name,
                        .kind = kind,
-                       .total_bytes = static_cast<int64_t>(properties.totalGlobalMem)});
+                       .total_bytes = static_cast<int64_t>(properties.totalGlobalMem),
+                       .pci_address = pci_address});
   }
   if (devices.empty()) {
     return absl::FailedPreconditionError(
