@@ -97,6 +97,7 @@ CLI::App* AddWorkerCommand(CLI::App& app,
                    options.engine.replicas_on_host,
                    "Workers that share this machine's memory and cores")
       ->check(CLI::Range(1, 64));
+  command->add_option("--replica-on-host", options.engine.replica_on_host)->group("");
   AddNodeOptions(*command, options.nodes);
   command->add_flag("--die-with-parent", options.die_with_parent)->group("");
   command->add_option("--rank", options.rank)->group("");

@@ -95,30 +95,21 @@ absl::Status CheckEngineOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
-kernels::ComputeType ComputeTypeOf(const EngineOptions& options) {
-  return options.compute_dtype == "float32" ? kernels::ComputeType::kFloat32
-                                            : kernels::ComputeType::kInt8;
-}
-
-kernels::DType KvDtypeOf(const EngineOptions& options) {
-  if (options.kv_cache_dtype == "int8") return kernels::DType::kI8;
-  if (options.kv_cache_dtype == "f16") return kernels::DType::kF16;
-  return ComputeTypeOf(options) == kernels::ComputeType::kFloat32 ? kernels::DType::kF32
-                                                                  : kernels::DType::kF16;
-}
-
 worker::TensorMode TensorModeOf(const EngineOptions& options) {
   return options.tensor_parallel_mode == "fast" ? worker::TensorMode::kFast
                                                 : worker::TensorMode::kExact;
 }
 
-std::string NumericsOf(std::string_view model_digest, const EngineOptions& options) {
+std::string NumericsOf(std::string_view model_digest,
+                       const EngineOptions& options,
+                       const DeviceChoice& device) {
   const bool sums = TensorModeOf(options) == worker::TensorMode::kFast;
   return worker::Numerics(model_digest,
                           kVersion,
-                          ComputeTypeOf(options),
-                          KvDtypeOf(options),
-                          sums ? options.tensor_parallel_size : 1);
+                          device.compute,
+                          device.kv_dtype,
+                          sums ? options.tensor_parallel_size : 1,
+                          device.kind);
 }
 
 int32_t ThreadsPerRank(const EngineOptions& options) {
@@ -181,14 +172,15 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                              SteadyClock::Get()));
   }
 
-  const kernels::ComputeType compute = ComputeTypeOf(options);
-  const kernels::DType kv_dtype = KvDtypeOf(options);
-  const int64_t block_bytes = worker::ModelShard::KvBytesPerBlock(*config, kv_dtype);
+  ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(options, /*local_rank=*/0));
+  const int64_t block_bytes = worker::ModelShard::KvBytesPerBlock(*config, device.kv_dtype);
   int64_t kv_bytes = 0;
   std::string kv_reason;
   if (!options.kv_cache_memory.empty()) {
     kv_bytes = ParseBytes(options.kv_cache_memory);
     kv_reason = "as --kv-cache-memory says";
+  }
+  if (!options.kv_cache_memory.empty() && device.is_cpu) {
     ASSIGN_OR_RETURN(const worker::HostMemory memory, worker::ReadHostMemory());
     if (kv_bytes < block_bytes || kv_bytes / options.num_nodes > memory.TotalBytes()) {
       return absl::InvalidArgumentError(absl::StrFormat(
@@ -199,6 +191,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
           memory.TotalBytes(),
           options.num_nodes == 1 ? "" : " for each node"));
     }
+  } else if (!device.is_cpu) {
+    kv_reason = absl::StrFormat("of a GPU's memory %g is used", options.gpu_memory_utilization);
   } else {
     // A node has its share of the replica.
     const int64_t nodes = options.num_nodes;
@@ -216,8 +210,10 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   absl::StatusOr<std::unique_ptr<worker::ModelRunner>> runner = worker::ModelRunner::Create(
       file,
       *config,
-      {.shard = {.compute = compute,
-                 .kv_dtype = kv_dtype,
+      {.shard = {.load = device.load,
+                 .device = device.place,
+                 .compute = device.compute,
+                 .kv_dtype = device.kv_dtype,
                  .tensor_mode = TensorModeOf(options),
                  .num_threads = loaded->num_threads_,
                  .pin_threads = options.replicas_on_host * num_ranks == 1,
@@ -233,12 +229,13 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   const std::string digest = file.Digest();
   const int32_t num_blocks = (*runner)->num_blocks();
   loaded->description_ = absl::StrFormat(
-      "model %s (%s, %s, %.1f M parameters), context %d tokens, %s%d thread(s), %s kernels, "
+      "model %s (%s, %s, %.1f M parameters) on %s, context %d tokens, %s%d thread(s), %s kernels, "
       "weights %.0f MiB, KV cache %.0f MiB = %d blocks of 32 tokens (%s), %s, %s KV",
       name,
       config->architecture,
       config->quantization,
       CountParameters(file) / 1e6,
+      device.description,
       max_model_len,
       num_ranks == 1 ? "" : absl::StrCat(num_ranks, " ranks of "),
       loaded->num_threads_,
@@ -247,8 +244,10 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
       (*runner)->kv_cache_bytes() / 1048576.0,
       num_blocks,
       kv_reason,
-      compute == kernels::ComputeType::kInt8 ? "int8 activations" : "float32 activations",
-      worker::KvDtypeName(kv_dtype));
+      !device.is_cpu                                  ? "16-bit activations"
+      : device.compute == kernels::ComputeType::kInt8 ? "int8 activations"
+                                                      : "float32 activations",
+      worker::KvDtypeName(device.kv_dtype));
 
   v1::WorkerHello& hello = loaded->identity_.hello;
   hello.set_replica_id(absl::StrCat(name, "-", HostName(), "-", getpid()));
@@ -256,7 +255,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   hello.set_protocol(worker::kAttachProtocol);
   hello.set_model_id(name);
   hello.set_model_digest(digest);
-  hello.set_numerics(NumericsOf(digest, options));
+  hello.set_numerics(NumericsOf(digest, options, device));
   hello.set_tokenizer_digest(loaded->tokenizer_.digest());
   hello.set_block_size(kernels::kKvBlockSize);
   hello.set_num_blocks(num_blocks);
@@ -277,7 +276,14 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                    .block_size = kernels::kKvBlockSize,
                                    .num_blocks = num_blocks,
                                    .prefix_caching = options.enable_prefix_caching,
-                                   .vllm_names = settings.vllm_metrics});
+                                   .vllm_names = settings.vllm_metrics,
+                                   .has_gpu = !device.is_cpu});
+  worker::WorkerMetrics* const metrics = loaded->metrics_.get();
+  loaded->gpu_monitor_ = WatchGpu(device, [metrics](const worker::GpuReading& reading) {
+    metrics->gpu_memory_used->Set(static_cast<double>(reading.memory_used_bytes));
+    metrics->gpu_memory_total->Set(static_cast<double>(reading.memory_total_bytes));
+    metrics->gpu_utilization->Set(reading.utilization);
+  });
   ASSIGN_OR_RETURN(loaded->engine_,
                    worker::Engine::Create(
                        {.scheduler = {.max_num_seqs = options.max_num_seqs,

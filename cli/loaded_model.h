@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "cli/device.h"
 #include "cli/options.h"
 #include "model/config/model_config.h"
 #include "proto/paceline/v1/worker.pb.h"
@@ -52,8 +53,9 @@ class LoadedModel {
   std::string description_;
   int32_t num_threads_ = 1;
   std::unique_ptr<worker::WorkerMetrics> metrics_;
-  std::unique_ptr<worker::StepTrace> trace_;  // null without --step-trace
-  std::unique_ptr<worker::Engine> engine_;    // last: stops first
+  std::unique_ptr<worker::GpuMonitor> gpu_monitor_;  // null: nothing to watch
+  std::unique_ptr<worker::StepTrace> trace_;         // null without --step-trace
+  std::unique_ptr<worker::Engine> engine_;           // last: stops first
 };
 
 // "models/SmolLM2-135M.Q4_1.gguf" → "SmolLM2-135M.Q4_1".
@@ -62,12 +64,11 @@ std::string ModelNameFromPath(const std::string& path);
 // As --threads says, or this rank's share of the cores.
 int32_t ThreadsPerRank(const EngineOptions& options);
 
-// What --compute-dtype, --kv-cache-dtype and --tensor-parallel-mode say.
-kernels::ComputeType ComputeTypeOf(const EngineOptions& options);
-kernels::DType KvDtypeOf(const EngineOptions& options);
 worker::TensorMode TensorModeOf(const EngineOptions& options);
-// The name of everything that these decide about an answer's bits.
-std::string NumericsOf(std::string_view model_digest, const EngineOptions& options);
+// The name of everything that device and options decide about an answer's bits.
+std::string NumericsOf(std::string_view model_digest,
+                       const EngineOptions& options,
+                       const DeviceChoice& device);
 
 // Refuses no path, hf:// and directories. InvalidArgument.
 absl::Status CheckModelPath(const std::string& path);

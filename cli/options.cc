@@ -141,15 +141,25 @@ void AddEngineOptions(CLI::App& app, EngineOptions& options) {
       options.kv_cache_memory,
       "Memory for the KV cache, such as 512MiB; default: from the machine's memory")
       ->check(ByteSize());
+  Add(app, "device", options.device, "auto: a GPU where there is one that works, else the CPU")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  Add(app,
+      "gpu-memory-utilization",
+      options.gpu_memory_utilization,
+      "Part of a GPU's memory to use: weights, workspace and what is left for the KV cache")
+      ->check(CLI::Range(0.05, 1.0));
   Add(app,
       "compute-dtype",
       options.compute_dtype,
-      "auto: int8 activations on quantised weights; float32: the reference float path")
-      ->check(CLI::IsMember({"auto", "float32"}));
+      "auto: int8 activations on the CPU, bf16 on GPUs; float32: the CPU's reference path; bf16, "
+      "f16: on GPUs")
+      ->check(CLI::IsMember({"auto", "float32", "bf16", "f16"}));
   Add(app,
       "kv-cache-dtype",
       options.kv_cache_dtype,
-      "auto: f16, or float32 with --compute-dtype float32; int8: nearly twice as many tokens")
+      "auto: f16 on the CPU, float32 with --compute-dtype float32, --compute-dtype's on GPUs; "
+      "int8: "
+      "nearly twice as many tokens, on the CPU")
       ->check(CLI::IsMember({"auto", "f16", "int8"}));
   Add(app, "max-model-len", options.max_model_len, "Context length; default: the model's")
       ->check(CLI::Range(2, 1 << 24));

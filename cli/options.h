@@ -30,7 +30,9 @@ struct EngineOptions {
   std::string served_model_name;        // empty: the file's name without extension
   int32_t threads = 0;                  // 0: this replica's share of the cores
   std::string kv_cache_memory;          // "512MiB", "2GB", bytes; empty: from the machine's memory
-  std::string compute_dtype = "auto";   // auto (int8 activations), float32
+  std::string device = "auto";          // auto (a GPU where there is one), cpu, cuda
+  double gpu_memory_utilization = 0.9;  // of a GPU's memory
+  std::string compute_dtype = "auto";   // auto (CPU: int8, GPU: bf16), float32 (CPU), bf16, f16
   std::string kv_cache_dtype = "auto";  // auto (f16, or f32 with compute_dtype float32), f16, int8
   int32_t max_model_len = 0;            // tokens; 0: the model's context
   int32_t max_num_seqs = 256;
@@ -41,7 +43,8 @@ struct EngineOptions {
   std::string tensor_parallel_mode = "exact";  // exact, fast
   int32_t pipeline_parallel_size = 1;
   std::string step_trace;        // file for the trace of engine steps; empty: none
-  int32_t replicas_on_host = 1;  // shares memory and cores with so many others
+  int32_t replicas_on_host = 1;  // shares memory, cores and GPUs with so many others
+  int32_t replica_on_host = 0;   // which of them it is
   int32_t num_nodes = 1;         // hosts that share its ranks evenly
 };
 

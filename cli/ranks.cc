@@ -1,5 +1,6 @@
 #include "cli/ranks.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <utility>
@@ -49,6 +50,13 @@ absl::StatusOr<OpenModel> Open(const std::string& path) {
 
 worker::HostPlace HostPlaceOf(const WorkerOptions& options) {
   return {.node = options.nodes.rank, .num_nodes = options.nodes.count};
+}
+
+// Among the ranks of its host.
+int32_t LocalRank(const WorkerOptions& options) {
+  const EngineOptions& engine = options.engine;
+  const int32_t ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size;
+  return options.rank % std::max(1, ranks / engine.num_nodes);
 }
 
 // Fresh shared memory for each start.
@@ -124,7 +132,8 @@ absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions
   RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
   ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
   // Ranks that would compute other bits, or another share, are not of this group.
-  const std::string numerics = NumericsOf(model.file->Digest(), engine);
+  ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(engine, LocalRank(options)));
+  const std::string numerics = NumericsOf(model.file->Digest(), engine, device);
   ASSIGN_OR_RETURN(std::vector<std::string> tokens, ReadTokens(options.plane.token_file));
   auto group = worker::JoinRanksOfNodes(
       ranks,
@@ -138,7 +147,7 @@ absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions
     return absl::FailedPreconditionError(
         absl::StrCat(std::string(group.status().message()),
                      ": give every node the same model file, release, --worker-token-file, "
-                     "--compute-dtype, --kv-cache-dtype, --tensor-parallel-mode, "
+                     "--device, --compute-dtype, --kv-cache-dtype, --tensor-parallel-mode, "
                      "--tensor-parallel-size and --pipeline-parallel-size (this one: ",
                      numerics,
                      ")"));
@@ -154,6 +163,7 @@ absl::Status RunOtherRank(const WorkerOptions& options, worker::RankGroup& group
   const EngineOptions& engine = options.engine;
   RETURN_IF_ERROR(kernels::SetActiveCpuIsaFromEnvironment());
   ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
+  ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(engine, LocalRank(options)));
   const int32_t num_threads = ThreadsPerRank(engine);
   std::unique_ptr<worker::StepTrace> trace;
   if (!engine.step_trace.empty()) {
@@ -163,10 +173,13 @@ absl::Status RunOtherRank(const WorkerOptions& options, worker::RankGroup& group
                                               .num_threads = num_threads},
                                              SteadyClock::Get()));
   }
+  const auto gpu_monitor = WatchGpu(device, [](const worker::GpuReading&) {});
   return worker::RunRank(*model.file,
                          model.config,
-                         {.compute = ComputeTypeOf(engine),
-                          .kv_dtype = KvDtypeOf(engine),
+                         {.load = device.load,
+                          .device = device.place,
+                          .compute = device.compute,
+                          .kv_dtype = device.kv_dtype,
                           .tensor_mode = TensorModeOf(engine),
                           .num_threads = num_threads,
                           .pin_threads = false,

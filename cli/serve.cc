@@ -86,6 +86,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     worker.die_with_parent = true;
     worker.drain_seconds = router.drain_seconds;
     worker.engine.replicas_on_host = options.replicas;
+    worker.engine.replica_on_host = i;
     if (!worker.engine.step_trace.empty()) worker.engine.step_trace = StepTracePath(options, i);
     // Several workers share the terminal: serve reports for them.
     const LogOptions quiet{.level = log.level == "info" ? "warn" : log.level, .format = log.format};

@@ -1,5 +1,5 @@
 // The kind of device beside the CPU that this binary has code for. Which one is decided by what is
-// linked: worker_backend (CUDA's, or none) or worker_backend_emulated (tests).
+// linked: worker_backend_cuda, _none, or (tests) _emulated; worker_backend is the build's.
 #ifndef PACELINE_WORKER_MODELS_BACKEND_H_
 #define PACELINE_WORKER_MODELS_BACKEND_H_
 

@@ -12,7 +12,8 @@
 namespace paceline::worker {
 
 // `num_summing_ranks`: tensor ranks whose partial results are added up (TensorMode::kFast), 1 where
-// the number of ranks does not show.
+// the number of ranks does not show. `device`: what computes in the place of the CPU's matmul and
+// attention, with the type of its activations ("cuda-sm_90-bf16"); empty: nothing. The CPU samples.
 //
 // Replicas with equal texts continue each other's answers bit for bit: same model file, same
 // release, same types of activations and KV cache, kernels of the same bits (as active now), and a
@@ -21,9 +22,10 @@ std::string Numerics(std::string_view model_digest,
                      std::string_view release,
                      kernels::ComputeType compute,
                      kernels::DType kv_dtype,
-                     int32_t num_summing_ranks = 1);
+                     int32_t num_summing_ranks = 1,
+                     std::string_view device = {});
 
-// "f16", "int8" or "f32".
+// "f16", "bf16", "int8" or "f32".
 std::string_view KvDtypeName(kernels::DType kv_dtype);
 
 }  // namespace paceline::worker

@@ -76,6 +76,9 @@ containers:
       - --nnodes={{ $m.parallelism.nodes }}
       - --master-port=29500
       {{- end }}
+      {{- if $m.gpu.count }}
+      - --gpu-memory-utilization={{ $m.gpu.memoryUtilization }}
+      {{- end }}
       - --drain-seconds={{ $m.drainSeconds }}
       {{- with $m.engine }}
       {{- if .threads }}
