@@ -47,7 +47,11 @@ CLI::App* AddRouterCommand(CLI::App& app,
                            LogOptions& log,
                            std::string& path) {
   CLI::App* command = app.add_subcommand("router", "Front ends over workers elsewhere");
-  command->add_option("--workers", options.workers, "host:port,host:port or dns:///name:port")
+  command
+      ->add_option(
+          "--workers",
+          options.workers,
+          "host:port,host:port or dns:///name:port or kubernetes:///service.namespace:port")
       ->delimiter(',')
       ->envname("PACELINE_WORKERS");
   AddWorkerPlaneOptions(*command, "workers", options.plane);
@@ -86,6 +90,7 @@ CLI::App* AddWorkerCommand(CLI::App& app,
                  "TLS on the operator port, with the worker plane's certificate")
       ->envname("PACELINE_OPERATOR_TLS");
   AddDrainSeconds(*command, options.drain_seconds);
+  AddTracesEndpoint(*command, options.otlp_traces_endpoint);
   command
       ->add_option("--operator-port",
                    options.operator_port,
@@ -102,6 +107,7 @@ CLI::App* AddWorkerCommand(CLI::App& app,
   command->add_flag("--die-with-parent", options.die_with_parent)->group("");
   command->add_option("--rank", options.rank)->group("");
   command->add_option("--rank-fds", options.rank_fds)->delimiter(',')->group("");
+  command->add_option("--rank-restarts", options.rank_restarts)->group("");
   AddWorkerOptions(*command, options);
   AddLogOptions(*command, log);
   AddConfigOption(*command, path);

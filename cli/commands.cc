@@ -4,11 +4,18 @@
 #include <string>
 
 #include "cli/version.h"
+#include "proto/support/log.h"
+#include "proto/support/log_format.h"
 
 namespace paceline::cli {
 
 int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "paceline: %s\n", std::string(status.message()).c_str());
+  const std::string message(status.message());
+  if (LogsJson()) {
+    spdlog::critical("{}", message);
+  } else {
+    std::fprintf(stderr, "paceline: %s\n", message.c_str());
+  }
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kNotFound:

@@ -26,8 +26,8 @@ int RunTokenize(const TokenizeOptions& options);
 int RunBench(const BenchOptions& options, const LogOptions& log);
 int RunVersion();
 
-// Prints "paceline: <message>" and returns the exit status for it: 2 for what the user can mend
-// (InvalidArgument, NotFound, …), else 1.
+// Prints "paceline: <message>", or logs it where the log is JSON, and returns the exit status for
+// it: 2 for what the user can mend (InvalidArgument, NotFound, …), else 1.
 int Fail(const absl::Status& status);
 
 }  // namespace paceline::cli

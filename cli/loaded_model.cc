@@ -59,7 +59,16 @@ absl::Status InFile(const std::string& path, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
+std::string ServedName(const EngineOptions& options) {
+  return options.served_model_name.empty() ? ModelNameFromPath(options.model)
+                                           : options.served_model_name;
+}
+
 }  // namespace
+
+std::string ReplicaId(const EngineOptions& options) {
+  return absl::StrCat(ServedName(options), "-", HostName(), "-", getpid());
+}
 
 std::string ModelNameFromPath(const std::string& path) {
   const std::filesystem::path file(path);
@@ -162,8 +171,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   }
   loaded->num_threads_ = ThreadsPerRank(options);
 
-  const std::string name = options.served_model_name.empty() ? ModelNameFromPath(options.model)
-                                                             : options.served_model_name;
+  const std::string name = ServedName(options);
   if (!options.step_trace.empty()) {
     ASSIGN_OR_RETURN(loaded->trace_,
                      worker::StepTrace::Open({.path = options.step_trace,
@@ -250,7 +258,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
       worker::KvDtypeName(device.kv_dtype));
 
   v1::WorkerHello& hello = loaded->identity_.hello;
-  hello.set_replica_id(absl::StrCat(name, "-", HostName(), "-", getpid()));
+  hello.set_replica_id(ReplicaId(options));
   hello.set_epoch(UnixMicros());
   hello.set_protocol(worker::kAttachProtocol);
   hello.set_model_id(name);
@@ -270,6 +278,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
   hello.set_lease_ms(settings.lease_ms);
   hello.set_prefix_caching(options.enable_prefix_caching);
 
+  const bool has_others = settings.group != nullptr && settings.group->seats != nullptr;
   loaded->metrics_ = std::make_unique<worker::WorkerMetrics>(
       worker::WorkerMetricsOptions{.model_name = name,
                                    .max_model_len = max_model_len,
@@ -277,6 +286,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                    .num_blocks = num_blocks,
                                    .prefix_caching = options.enable_prefix_caching,
                                    .vllm_names = settings.vllm_metrics,
+                                   .num_ranks = has_others ? settings.group->seats->size() : 1,
+                                   .restarts = settings.rank_restarts,
                                    .has_gpu = !device.is_cpu});
   worker::WorkerMetrics* const metrics = loaded->metrics_.get();
   loaded->gpu_monitor_ = WatchGpu(device, [metrics](const worker::GpuReading& reading) {
@@ -294,7 +305,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const EngineOptio
                                       .prefix_caching = options.enable_prefix_caching},
                         .model_digest = digest,
                         .beat_interval_ms = std::max(10, settings.lease_ms / 4),
-                        .trace = loaded->trace_.get()},
+                        .trace = loaded->trace_.get(),
+                        .spans = settings.spans},
                        *std::move(runner),
                        *loaded->metrics_,
                        SteadyClock::Get()));

@@ -28,6 +28,8 @@ class LoadedModel {
     // Called while weights load.
     std::function<void(int64_t loaded_bytes, int64_t total_bytes)> progress;
     worker::RankGroup* group = nullptr;  // the leader's, when there are several ranks
+    int32_t rank_restarts = 0;
+    SpanSink* spans = nullptr;  // where traces go; null: nowhere. Outlives the model
   };
 
   // Opens the file, sizes the KV cache, loads the weights, starts the engine. Errors name the file
@@ -60,6 +62,9 @@ class LoadedModel {
 
 // "models/SmolLM2-135M.Q4_1.gguf" → "SmolLM2-135M.Q4_1".
 std::string ModelNameFromPath(const std::string& path);
+
+// By which routers and traces know this process: the model's name, host and process id.
+std::string ReplicaId(const EngineOptions& options);
 
 // As --threads says, or this rank's share of the cores.
 int32_t ThreadsPerRank(const EngineOptions& options);

@@ -208,6 +208,13 @@ void AddNodeOptions(CLI::App& app, NodeOptions& options) {
       ->check(Port());
 }
 
+void AddTracesEndpoint(CLI::App& app, std::string& url) {
+  Add(app,
+      "otlp-traces-endpoint",
+      url,
+      "URL of an OpenTelemetry collector's traces (OTLP over HTTP); default: none");
+}
+
 void AddDrainSeconds(CLI::App& app, int32_t& seconds) {
   Add(app, "drain-seconds", seconds, "How long running streams may go on at shutdown")
       ->check(CLI::Range(0, 3600));
@@ -244,6 +251,7 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
             "allow-unknown-fields",
             options.allow_unknown_fields,
             "Ignore request fields that are not known instead of refusing them");
+  AddTracesEndpoint(app, options.otlp_traces_endpoint);
   AddDrainSeconds(app, options.drain_seconds);
 }
 

@@ -75,10 +75,12 @@ struct WorkerOptions {
   int32_t lease_ms = 2000;
   bool vllm_metrics = true;
   int32_t drain_seconds = 30;
-  bool die_with_parent = false;  // set by whoever starts it
+  std::string otlp_traces_endpoint;  // URL of a trace collector; empty: none
+  bool die_with_parent = false;      // set by whoever starts it
   // Set for the ranks of a worker that has several: which one, and the memory that they share.
   int32_t rank = -1;
   std::vector<int> rank_fds;
+  int32_t rank_restarts = 0;  // how often they were started anew
 };
 
 struct RouterOptions {
@@ -101,6 +103,7 @@ struct RouterOptions {
   int64_t max_queued_tokens = 1 << 20;
   bool allow_unknown_fields = false;
   bool vllm_metrics = true;
+  std::string otlp_traces_endpoint;  // URL of a trace collector; empty: none
   int32_t drain_seconds = 30;
 };
 
@@ -166,6 +169,7 @@ void AddTlsOptions(CLI::App& app,
                    const std::string& peer,
                    TlsOptions& options);
 void AddOperatorHost(CLI::App& app, std::string& host);
+void AddTracesEndpoint(CLI::App& app, std::string& url);
 // Those, and --tls-server-name, for a command that talks to a server.
 void AddClientTlsOptions(CLI::App& app, TlsOptions& options, std::string& server_name);
 // --worker-tls-… and --worker-token-file; `peer` names the other side.

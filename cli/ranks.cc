@@ -62,7 +62,8 @@ int32_t LocalRank(const WorkerOptions& options) {
 // Fresh shared memory for each start.
 absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
                                    const LogOptions& log,
-                                   int64_t step_bytes) {
+                                   int64_t step_bytes,
+                                   int32_t restarts) {
   ASSIGN_OR_RETURN(worker::LocalRanks ranks,
                    worker::LocalRanks::Create(options.engine.tensor_parallel_size,
                                               options.engine.pipeline_parallel_size,
@@ -74,6 +75,7 @@ absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
   WorkerOptions rank = options;
   rank.die_with_parent = true;
   rank.rank_fds = launch.inherited_fds;
+  rank.rank_restarts = restarts;
   for (int32_t i = 0; i < ranks.count(); ++i) {
     rank.rank = ranks.first() + i;
     launch.commands.push_back(WorkerArguments(rank, log));
@@ -111,7 +113,8 @@ absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log)
                  static_cast<int64_t>(sizeof(float));
   }
   ChildProcesses ranks;
-  RETURN_IF_ERROR(ranks.Start([&] { return LaunchRanks(options, log, step_bytes); }));
+  RETURN_IF_ERROR(ranks.Start(
+      [&, restarts = 0]() mutable { return LaunchRanks(options, log, step_bytes, restarts++); }));
   for (;;) {
     if (AsksToStop(WaitForSignal(std::chrono::milliseconds(100)))) break;
     RETURN_IF_ERROR(ranks.Tend(SteadyClock::Get().NowMs()));

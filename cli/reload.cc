@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "cli/router_core.h"
@@ -55,8 +56,18 @@ absl::Status RouterReload::Read() {
   ASSIGN_OR_RETURN(const CommandLine<RouterOptions> line, ParseRouter(arguments_));
   const RouterOptions& now = line.options;
   ASSIGN_OR_RETURN(router::DispatchOptions dispatch, DispatchOptionsOf(now));
+  const auto is_service = [](const RouterOptions& options) {
+    return !options.workers.empty() && absl::StartsWith(options.workers[0], "kubernetes:");
+  };
+  if (now.workers != running_.options.workers &&
+      (is_service(now) || is_service(running_.options))) {
+    return absl::InvalidArgumentError("--workers: to or from kubernetes:/// needs a restart");
+  }
   RETURN_IF_ERROR(servers_.SetKeys(now));
-  core_.dispatcher().SetWorkers(std::move(dispatch.fleet.workers));
+  // A Service's endpoints are followed by who started this process.
+  if (dispatch.fleet.workers.service.empty()) {
+    core_.dispatcher().SetWorkers(std::move(dispatch.fleet.workers));
+  }
   core_.dispatcher().SetLimits(dispatch.queue, dispatch.policy);
   spdlog::set_level(spdlog::level::from_str(line.log.level));
   running_.options.drain_seconds = now.drain_seconds;

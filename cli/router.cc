@@ -8,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/file_watch.h"
 #include "cli/grpc_log.h"
+#include "cli/otlp_exporter.h"
 #include "cli/reload.h"
 #include "cli/router_core.h"
 #include "cli/router_servers.h"
@@ -15,6 +16,7 @@
 #include "cli/worker_plane.h"
 #include "proto/support/log.h"
 #include "proto/support/status_macros.h"
+#include "router/core/request_context.h"
 #include "router/fleet/grpc_worker_link.h"
 
 namespace paceline::cli {
@@ -23,13 +25,21 @@ namespace {
 absl::Status Run(const RouterOptions& options, const std::vector<std::string>& arguments) {
   if (options.workers.empty()) {
     return absl::InvalidArgumentError(
-        "--workers: needed, as host:port,host:port or dns:///name:port");
+        "--workers: needed, as host:port,host:port, dns:///name:port or "
+        "kubernetes:///service.namespace:port");
   }
+  ASSIGN_OR_RETURN(const auto exporter,
+                   StartOtlpExporter(options.otlp_traces_endpoint,
+                                     {.service_name = "paceline-router",
+                                      .instance_id = router::NewRequestId(),
+                                      .metric_prefix = "paceline_router"}));
   FileWatch files("paceline_router");
   ASSIGN_OR_RETURN(const auto plane, WorkerPlane::Open(options.plane, files));
   ASSIGN_OR_RETURN(const auto links, plane->LinkOptions());
-  ASSIGN_OR_RETURN(const auto core, StartRouterCore(options, router::GrpcWorkerLinkFactory(links)));
-  ASSIGN_OR_RETURN(const auto servers, RouterServers::Start(options, *core, files));
+  ASSIGN_OR_RETURN(const auto core,
+                   StartRouterCore(options, router::GrpcWorkerLinkFactory(links), exporter.get()));
+  ASSIGN_OR_RETURN(const auto servers, RouterServers::Start(options, *core, files, exporter.get()));
+  ASSIGN_OR_RETURN(const auto workers, FollowWorkers(options, *core));
   const char* tls = options.tls.cert_file.empty() ? "" : "s";
   spdlog::info("http{5}://{0}:{1}  grpc{5}://{0}:{2}  operator http{6}://{3}:{4}",
                options.host,

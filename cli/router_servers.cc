@@ -37,7 +37,8 @@ bool IsLoopback(const std::string& host) {
 
 absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const RouterOptions& options,
                                                                     router::RouterCore& core,
-                                                                    FileWatch& files) {
+                                                                    FileWatch& files,
+                                                                    const OtlpExporter* exporter) {
   auto servers = std::unique_ptr<RouterServers>(new RouterServers(core));
   servers->started_ns_ = SteadyClock::Get().NowNs();
   RETURN_IF_ERROR(servers->OpenFiles(options, files));
@@ -53,12 +54,15 @@ absl::StatusOr<std::unique_ptr<RouterServers>> RouterServers::Start(const Router
         core.metrics().OnAnswered(
             access.route, StatusCodeOfHttp(access.status), access.tenant_class);
       }});
-  servers->operator_handler_ =
-      std::make_unique<router::OperatorHandler>(router::OperatorHandler::Options{
-          .metrics_text = [&core, &files] { return core.metrics().Text() + files.MetricsText(); },
-          .status = [raw = servers.get()] { return raw->Status(); },
-          .ready = [&core] { return core.service().Ready(); },
-          .version = kVersion});
+  servers->operator_handler_ = std::make_unique<router::OperatorHandler>(
+      router::OperatorHandler::Options{.metrics_text =
+                                           [&core, &files, exporter] {
+                                             return core.metrics().Text() + files.MetricsText() +
+                                                    (exporter ? exporter->MetricsText() : "");
+                                           },
+                                       .status = [raw = servers.get()] { return raw->Status(); },
+                                       .ready = [&core] { return core.service().Ready(); },
+                                       .version = kVersion});
 
   router::HttpServer::Options http;
   http.host = options.host;

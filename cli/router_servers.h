@@ -10,6 +10,7 @@
 #include "cli/file_watch.h"
 #include "cli/key_file.h"
 #include "cli/options.h"
+#include "cli/otlp_exporter.h"
 #include "cli/router_core.h"
 #include "proto/support/tls.h"
 #include "router/grpc/admin_server.h"
@@ -23,11 +24,13 @@ namespace paceline::cli {
 class RouterServers {
  public:
   // Unavailable names the address that cannot be had;
-  // InvalidArgument the option at fault. `core` and `files`, which follows keys and certificates,
-  // must outlive the servers.
-  static absl::StatusOr<std::unique_ptr<RouterServers>> Start(const RouterOptions& options,
-                                                              router::RouterCore& core,
-                                                              FileWatch& files);
+  // InvalidArgument the option at fault. `core`, `files`, which follows keys and certificates, and
+  // `exporter`, whose metrics are shown too and which may be null, must outlive the servers.
+  static absl::StatusOr<std::unique_ptr<RouterServers>> Start(
+      const RouterOptions& options,
+      router::RouterCore& core,
+      FileWatch& files,
+      const OtlpExporter* exporter = nullptr);
   ~RouterServers();
 
   // Takes the keys that `options` gives, besides those of the files. InvalidArgument, and nothing

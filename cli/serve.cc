@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/grpc_log.h"
 #include "cli/loaded_model.h"
+#include "cli/otlp_exporter.h"
 #include "cli/progress.h"
 #include "cli/router_core.h"
 #include "cli/router_servers.h"
@@ -19,7 +20,9 @@
 #include "cli/worker_arguments.h"
 #include "proto/support/clock.h"
 #include "proto/support/log.h"
+#include "proto/support/log_format.h"
 #include "proto/support/status_macros.h"
+#include "router/core/request_context.h"
 #include "router/fleet/grpc_worker_link.h"
 
 namespace paceline::cli {
@@ -49,6 +52,16 @@ void PrintWelcome(const RouterOptions& options, const RouterServers& servers, in
   if (servers.admin_port() >= 0) {
     spdlog::info("admin grpc://{}:{}", options.operator_host, servers.admin_port());
   }
+  if (LogsJson()) {
+    spdlog::info("ready after {:.1f} s: {}/v1  grpc://{}:{}  operator http://{}:{}",
+                 static_cast<double>(load_ms) / 1000,
+                 base,
+                 options.host,
+                 servers.grpc_port(),
+                 options.operator_host,
+                 servers.operator_port());
+    return;
+  }
   const bool needs_key = !options.api_keys.empty() || !options.api_key_file.empty();
   const std::string key = needs_key ? " -H 'Authorization: Bearer YOUR_KEY'" : "";
   absl::FPrintF(stderr,
@@ -75,6 +88,11 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
   const int64_t start = SteadyClock::Get().NowMs();
   RouterOptions router = options.router;
   router.vllm_metrics = options.worker.vllm_metrics;
+  ASSIGN_OR_RETURN(const auto exporter,
+                   StartOtlpExporter(router.otlp_traces_endpoint,
+                                     {.service_name = "paceline-router",
+                                      .instance_id = router::NewRequestId(),
+                                      .metric_prefix = "paceline_router"}));
   ChildProcesses workers;
   int port = kFirstWorkerPort - 1;
   for (int i = 0; i < options.replicas; ++i) {
@@ -85,6 +103,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     worker.port = port;
     worker.die_with_parent = true;
     worker.drain_seconds = router.drain_seconds;
+    worker.otlp_traces_endpoint = router.otlp_traces_endpoint;
     worker.engine.replicas_on_host = options.replicas;
     worker.engine.replica_on_host = i;
     if (!worker.engine.step_trace.empty()) worker.engine.step_trace = StepTracePath(options, i);
@@ -92,9 +111,10 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
     const LogOptions quiet{.level = log.level == "info" ? "warn" : log.level, .format = log.format};
     RETURN_IF_ERROR(workers.Start(WorkerArguments(worker, quiet)));
   }
-  ASSIGN_OR_RETURN(auto core, StartRouterCore(router, router::GrpcWorkerLinkFactory()));
+  ASSIGN_OR_RETURN(auto core,
+                   StartRouterCore(router, router::GrpcWorkerLinkFactory(), exporter.get()));
   FileWatch files("paceline_router");
-  ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core, files));
+  ASSIGN_OR_RETURN(auto servers, RouterServers::Start(router, *core, files, exporter.get()));
 
   auto bar =
       std::make_unique<ProgressBar>(absl::StrCat("starting ", options.replicas, " replica(s)"));

@@ -16,6 +16,7 @@
 #include "cli/grpc_log.h"
 #include "cli/loaded_model.h"
 #include "cli/nodes.h"
+#include "cli/otlp_exporter.h"
 #include "cli/progress.h"
 #include "cli/ranks.h"
 #include "cli/reload.h"
@@ -34,9 +35,12 @@ namespace {
 // /metrics, /health and /ready of a worker.
 class WorkerStatusHandler final : public router::HttpHandler {
  public:
-  // Both must outlive the handler.
-  WorkerStatusHandler(LoadedModel& model, const FileWatch& files, int32_t lease_ms)
-      : model_(model), files_(files), lease_ms_(lease_ms) {}
+  // All must outlive the handler; `exporter` may be null.
+  WorkerStatusHandler(LoadedModel& model,
+                      const FileWatch& files,
+                      const OtlpExporter* exporter,
+                      int32_t lease_ms)
+      : model_(model), files_(files), exporter_(exporter), lease_ms_(lease_ms) {}
 
   std::optional<router::HttpResponse> Admit(router::HttpRequest& request) override {
     request.request_id = "-";
@@ -50,6 +54,7 @@ class WorkerStatusHandler final : public router::HttpHandler {
     if (request.target == "/metrics") {
       response.content_type = "text/plain; version=0.0.4; charset=utf-8";
       response.body = model_.metrics().Text() + files_.MetricsText();
+      if (exporter_ != nullptr) response.body += exporter_->MetricsText();
     } else if (request.target == "/health") {
       response.body = "ok\n";
     } else if (request.target == "/ready") {
@@ -74,6 +79,7 @@ class WorkerStatusHandler final : public router::HttpHandler {
  private:
   LoadedModel& model_;
   const FileWatch& files_;
+  const OtlpExporter* const exporter_;
   const int32_t lease_ms_;
 };
 
@@ -93,13 +99,20 @@ absl::Status Run(const WorkerOptions& options,
   FileWatch files("paceline_worker");
   ASSIGN_OR_RETURN(const auto plane, WorkerPlane::Open(options.plane, files));
   RETURN_IF_ERROR(plane->CheckServes(options.operator_tls));
+  ASSIGN_OR_RETURN(const auto exporter,
+                   StartOtlpExporter(options.otlp_traces_endpoint,
+                                     {.service_name = "paceline-worker",
+                                      .instance_id = ReplicaId(options.engine),
+                                      .metric_prefix = "paceline_worker"}));
   std::unique_ptr<LoadedModel> model;
   {
     ProgressBar bar(absl::StrCat("loading ", ModelNameFromPath(options.engine.model)));
     LoadedModel::Settings settings{.lease_ms = options.lease_ms,
                                    .vllm_metrics = options.vllm_metrics,
                                    .progress = nullptr,
-                                   .group = group};
+                                   .group = group,
+                                   .rank_restarts = options.rank_restarts,
+                                   .spans = exporter.get()};
     // Several workers share the terminal under `serve`, which reports for them.
     if (!options.die_with_parent) {
       settings.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
@@ -115,7 +128,8 @@ absl::Status Run(const WorkerOptions& options,
   std::unique_ptr<WorkerStatusHandler> handler;
   std::unique_ptr<router::HttpServer> status_server;
   if (options.operator_port >= 0) {
-    handler = std::make_unique<WorkerStatusHandler>(*model, files, options.lease_ms);
+    handler =
+        std::make_unique<WorkerStatusHandler>(*model, files, exporter.get(), options.lease_ms);
     router::HttpServer::Options http;
     http.host = options.operator_host;
     http.port = static_cast<uint16_t>(options.operator_port);

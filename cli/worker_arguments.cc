@@ -64,6 +64,9 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
   if (options.operator_tls) arguments.push_back("--operator-tls");
   if (options.operator_port >= 0) add("--operator-port", absl::StrCat(options.operator_port));
   if (!engine.served_model_name.empty()) add("--served-model-name", engine.served_model_name);
+  if (!options.otlp_traces_endpoint.empty()) {
+    add("--otlp-traces-endpoint", options.otlp_traces_endpoint);
+  }
   if (engine.threads > 0) add("--threads", absl::StrCat(engine.threads));
   if (!engine.kv_cache_memory.empty()) add("--kv-cache-memory", engine.kv_cache_memory);
   if (engine.max_model_len > 0) add("--max-model-len", absl::StrCat(engine.max_model_len));
@@ -76,6 +79,7 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
   }
   if (options.rank >= 0) {
     add("--rank", absl::StrCat(options.rank));
+    add("--rank-restarts", absl::StrCat(options.rank_restarts));
     if (!options.rank_fds.empty()) add("--rank-fds", absl::StrJoin(options.rank_fds, ","));
   }
   return arguments;

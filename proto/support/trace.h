@@ -1,8 +1,10 @@
-// W3C trace context, version 00 of the header `traceparent`: passed on as it came, and its trace id
-// in the log lines about a request. Stateless; any thread.
+// W3C trace context, version 00 of the header `traceparent`, and ids of spans. Stateless; any
+// thread.
 #ifndef PACELINE_PROTO_SUPPORT_TRACE_H_
 #define PACELINE_PROTO_SUPPORT_TRACE_H_
 
+#include <cstdint>
+#include <random>
 #include <string>
 #include <string_view>
 
@@ -25,12 +27,42 @@ inline bool IsValidTraceparent(std::string_view value) {
          !is_zero(value.substr(36, 16));
 }
 
-// What ends a log line about a request: " trace_id=<32 hex digits>", or nothing without a trace.
-// REQUIRES: `traceparent` is valid or empty.
-inline std::string TraceNote(std::string_view traceparent) {
-  if (traceparent.empty()) return "";
-  return std::string(" trace_id=").append(traceparent.substr(3, 32));
+// Parts of a valid traceparent.
+inline std::string_view TraceIdOf(std::string_view traceparent) {
+  return traceparent.substr(3, 32);
 }
+inline std::string_view ParentIdOf(std::string_view traceparent) {
+  return traceparent.substr(36, 16);
+}
+// Whether the caller records its trace.
+inline bool IsSampled(std::string_view traceparent) {
+  const char digit = traceparent[54];
+  return ((digit <= '9' ? digit - '0' : digit - 'a' + 10) & 1) != 0;
+}
+
+inline std::string MakeTraceparent(std::string_view trace_id,
+                                   std::string_view span_id,
+                                   bool is_sampled) {
+  std::string text = "00-";
+  text.append(trace_id).append("-").append(span_id).append(is_sampled ? "-01" : "-00");
+  return text;
+}
+
+// 16 random hexadecimal digits, not all zero.
+inline std::string NewSpanId() {
+  static constexpr char kHex[] = "0123456789abcdef";
+  thread_local std::mt19937_64 random(std::random_device{}() |
+                                      static_cast<uint64_t>(std::random_device{}()) << 32);
+  uint64_t bits = 0;
+  while (bits == 0) bits = random();
+  std::string id(16, '0');
+  for (char& digit : id) {
+    digit = kHex[bits & 15];
+    bits >>= 4;
+  }
+  return id;
+}
+inline std::string NewTraceId() { return NewSpanId() + NewSpanId(); }
 
 }  // namespace paceline
 

@@ -156,7 +156,9 @@ void CallState::Emit(int32_t index, ChoiceState& choice, v1::GenerateChunk chunk
   sink->OnChunk(std::move(chunk));
 }
 
-v1::Submit CallState::MakeSubmit(const PendingPart& part, int64_t now_ns) const {
+v1::Submit CallState::MakeSubmit(const PendingPart& part,
+                                 const std::string& traceparent,
+                                 int64_t now_ns) const {
   const ChoiceState& choice = choices[part.first_choice];
   v1::Submit submit;
   submit.set_attempt(choice.attempts);
@@ -172,7 +174,7 @@ v1::Submit CallState::MakeSubmit(const PendingPart& part, int64_t now_ns) const 
   submit.set_first_choice_index(part.first_choice);
   submit.set_cache_salt(worker_salt);
   submit.set_priority(prepared.request.priority);
-  submit.set_traceparent(request.traceparent);
+  submit.set_traceparent(traceparent);
   if (deadline_ns > 0) {
     submit.set_deadline_ms(std::max<int64_t>(1, (deadline_ns - now_ns) / 1'000'000));
   }

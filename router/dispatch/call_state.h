@@ -17,6 +17,7 @@
 #include "proto/paceline/v1/worker.pb.h"
 #include "router/core/call.h"
 #include "router/core/event_loop.h"
+#include "router/dispatch/call_trace.h"
 #include "router/dispatch/catalog.h"
 #include "router/dispatch/prepare.h"
 #include "router/text/output_assembler.h"
@@ -36,10 +37,14 @@ struct ChoiceState {
   int64_t last_token_ns = 0;
 };
 
-// A run of choices that waits to be sent (again).
+// A run of choices that waits to be sent.
 struct PendingPart {
   int32_t first_choice = 0;
   int32_t n = 1;
+  // When it is sent again:
+  int64_t lost_ns = 0;       // since when it waits; 0: it is sent for the first time
+  std::string lost_replica;  // that failed it
+  const char* reason = "";
 };
 
 enum class CallPhase { kPreparing, kQueued, kRunning };
@@ -65,7 +70,10 @@ class CallState {
 
   // The message that runs choices [first_choice, first_choice + n) from where they are.
   // REQUIRES: n == 1, or none of them has emitted anything.
-  v1::Submit MakeSubmit(const PendingPart& part, int64_t now_ns) const;
+  // `traceparent` is for the worker; may be empty.
+  v1::Submit MakeSubmit(const PendingPart& part,
+                        const std::string& traceparent,
+                        int64_t now_ns) const;
 
   // Hashes of the prompt's full blocks; remembered, as replicas of a model mostly agree on these.
   const std::vector<BlockHash>& PrefixHashes(const std::string& model_digest, int32_t block_size);
@@ -83,6 +91,7 @@ class CallState {
   const int64_t arrived_ns;
 
   int64_t deadline_ns = 0;  // 0: none
+  CallTrace trace;
   std::shared_ptr<const Model> model;
   CallPhase phase = CallPhase::kPreparing;
 

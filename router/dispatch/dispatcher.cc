@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "proto/support/log.h"
-#include "proto/support/trace.h"
+#include "proto/support/log_format.h"
 #include "router/dispatch/errors.h"
 #include "router/tenancy/api_keys.h"
 
@@ -156,6 +156,7 @@ std::shared_ptr<CallHandle> Dispatcher::Start(CallRequest request, std::shared_p
 void Dispatcher::Accept(const CallPtr& call) {
   const int64_t now_ns = loop_->clock().NowNs();
   calls_[call->id] = call;
+  call->trace = CallTrace(options_.spans, call->request.traceparent);
   if (is_draining_) return Fail(call, DrainingError());
   call->deadline_ns = DeadlineOf(call->request, call->arrived_ns);
   if (call->deadline_ns > 0 && call->deadline_ns <= now_ns) return Fail(call, DeadlineError());
@@ -174,22 +175,22 @@ void Dispatcher::Accept(const CallPtr& call) {
   ++num_preparing_;
   preparing_bytes_ += bytes;
   text_->Post([this, call, bytes, model = call->model, poster = loop_->poster()] {
-    const int64_t begin_ns = loop_->clock().NowNs();
-    auto result = Prepare(call->request, *model, options_.limits);
-    const double seconds = static_cast<double>(loop_->clock().NowNs() - begin_ns) / 1e9;
-    poster.Post([this, call, bytes, seconds, result = std::move(result)]() mutable {
+    TextTimes times;
+    auto result = Prepare(call->request, *model, options_.limits, loop_->clock(), times);
+    poster.Post([this, call, bytes, times, result = std::move(result)]() mutable {
       --num_preparing_;
       preparing_bytes_ -= bytes;
-      OnPrepared(call, std::move(result), seconds);
+      OnPrepared(call, std::move(result), times);
     });
   });
 }
 
 void Dispatcher::OnPrepared(const CallPtr& call,
                             std::variant<Prepared, ApiError> result,
-                            double seconds) {
-  metrics_->OnTextWork("prepare", seconds);
-  if (Find(call->id) == nullptr) return;  // cancelled meanwhile
+                            const TextTimes& times) {
+  const bool is_cancelled = Find(call->id) == nullptr;
+  RecordText(*call, times);
+  if (is_cancelled) return;
   if (const auto* error = std::get_if<ApiError>(&result)) return Fail(call, *error);
   const int64_t now_ns = loop_->clock().NowNs();
   call->Begin(std::get<Prepared>(std::move(result)),
@@ -218,6 +219,17 @@ void Dispatcher::OnPrepared(const CallPtr& call,
                .enqueued_ns = now_ns});
   ArmWait(*call, options_.no_replica_wait_ms);
   TryDispatch();
+}
+
+void Dispatcher::RecordText(const CallState& call, const TextTimes& times) {
+  const auto record = [&](const char* name, int64_t from_ns, int64_t to_ns) {
+    metrics_->OnTextWork(name, static_cast<double>(to_ns - from_ns) / 1e9);
+    if (call.trace.is_recorded()) call.trace.Add(name, from_ns, to_ns);
+  };
+  if (times.rendered_ns != 0) record("template", times.begin_ns, times.rendered_ns);
+  if (times.encoded_ns != 0) {
+    record("tokenise", std::max(times.begin_ns, times.rendered_ns), times.encoded_ns);
+  }
 }
 
 void Dispatcher::ArmDeadline(const CallPtr& call) {
@@ -256,7 +268,7 @@ void Dispatcher::OnWaitTimer(uint64_t id) {
 void Dispatcher::Complete(const CallPtr& call) {
   const v1::Usage usage = call->UsageSoFar();
   const bool is_length = call->choices[0].finish_reason == v1::FINISH_REASON_LENGTH;
-  RecordFinished(*call, absl::StatusCode::kOk, is_length ? "length" : "stop");
+  RecordFinished(*call, absl::StatusCode::kOk, is_length ? "length" : "stop", "");
   Release(call);
   call->sink->OnDone(usage);
 }
@@ -264,7 +276,10 @@ void Dispatcher::Complete(const CallPtr& call) {
 void Dispatcher::Fail(const CallPtr& call, const ApiError& error) {
   if (call->sent_ns == 0) metrics_->OnReject(RejectLabel(error));
   const bool is_abort = error.status == absl::StatusCode::kCancelled;
-  RecordFinished(*call, error.status, is_abort ? "abort" : "error");
+  RecordFinished(*call,
+                 error.status,
+                 is_abort ? "abort" : "error",
+                 error.code.empty() ? absl::StatusCodeToString(error.status) : error.code);
   Release(call);
   call->sink->OnError(error);
 }
@@ -285,17 +300,20 @@ void Dispatcher::Release(const CallPtr& call) {
 
 void Dispatcher::RecordFinished(const CallState& call,
                                 absl::StatusCode code,
-                                std::string_view finished) {
+                                std::string_view finished,
+                                const std::string& error) {
   // What went wrong on our side while it ran is worth a line at every level.
   const bool is_our_fault =
       code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kInternal;
+  const LogRequest about(call.request_id, call.trace.traceparent());
   spdlog::log(is_our_fault && call.sent_ns != 0 ? spdlog::level::warn : spdlog::level::debug,
-              "request {} ends: {}{}",
+              "request {} ends: {}",
               call.request_id.empty() ? "(not prepared)" : call.request_id,
-              absl::StatusCodeToString(code),
-              TraceNote(call.request.traceparent));
+              absl::StatusCodeToString(code));
+  if (call.trace.is_recorded()) RecordSpans(call, finished, error);
   metrics_->OnFinished({.model = call.model == nullptr ? "" : call.model->info.id(),
                         .replica = call.last_replica,
+                        .tenant = call.request.tenant,
                         .finished = finished,
                         .arrived_ns = call.arrived_ns,
                         .queued_ns = call.queued_ns,
@@ -307,6 +325,42 @@ void Dispatcher::RecordFinished(const CallState& call,
                         .generation_tokens = call.UsageSoFar().completion_tokens(),
                         .max_tokens = call.prepared.request.sampling.max_tokens(),
                         .n = std::max<int32_t>(1, static_cast<int32_t>(call.choices.size()))});
+}
+
+// What ends with the call, and the call itself.
+void Dispatcher::RecordSpans(const CallState& call,
+                             std::string_view finished,
+                             const std::string& error) {
+  const int64_t now_ns = loop_->clock().NowNs();
+  if (call.queued_ns != 0 && call.sent_ns == 0) {
+    call.trace.Add("queue", call.queued_ns, now_ns, error);
+  }
+  for (const PendingPart& part : call.pending) {
+    if (part.lost_ns == 0) continue;
+    call.trace.Add(
+        "failover",
+        part.lost_ns,
+        now_ns,
+        error,
+        {{"paceline.replica.from", part.lost_replica}, {"paceline.reason", part.reason}});
+  }
+  const std::string operation =
+      std::holds_alternative<v1::ChatRequest>(call.request.body) ? "chat" : "text_completion";
+  const std::string model = call.model == nullptr ? "" : call.model->info.id();
+  std::vector<SpanAttribute> attributes = {
+      {"gen_ai.operation.name", operation},
+      {"gen_ai.request.model", model},
+      {"gen_ai.request.max_tokens", int64_t{call.prepared.request.sampling.max_tokens()}},
+      {"gen_ai.usage.input_tokens", static_cast<int64_t>(call.prepared.prompt_ids.size())},
+      {"gen_ai.usage.output_tokens", int64_t{call.UsageSoFar().completion_tokens()}},
+      {"paceline.request_id", call.request_id},
+      {"paceline.finished_reason", std::string(finished)}};
+  if (!error.empty()) attributes.push_back({"error.type", error});
+  call.trace.End(model.empty() ? operation : absl::StrCat(operation, " ", model),
+                 call.arrived_ns,
+                 now_ns,
+                 error,
+                 std::move(attributes));
 }
 
 void Dispatcher::Cancel(uint64_t id) {

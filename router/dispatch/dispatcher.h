@@ -57,6 +57,7 @@ struct DispatchOptions {
   int64_t resume_bytes = 128 << 10;
   int64_t slow_reader_ms = 5'000;  // paused for longer: cancelled
   int64_t quarantine_ms = 600'000;
+  SpanSink* spans = nullptr;  // where traces go; null: nowhere. Outlives the dispatcher
 };
 
 class Dispatcher final : public Service, private FleetListener {
@@ -85,6 +86,9 @@ class Dispatcher final : public Service, private FleetListener {
   bool Drained() const { return is_draining_ && live_calls_ == 0; }
   // Ends every call with 503 draining. Loop thread.
   void FailAll();
+
+  // See Fleet::SetAddresses. Any thread.
+  void SetAddresses(std::vector<std::string> addresses);
 
   // For Admin, any thread. `done` runs on the loop; it is destroyed uncalled if the loop has
   // stopped. At most a quarter of a second old:
@@ -128,6 +132,10 @@ class Dispatcher final : public Service, private FleetListener {
     bool is_begun = false;       // a first result came
     std::set<int32_t> finished;  // choices that the worker ended
     Footprint footprint;         // as counted at the fleet
+    int64_t sent_ns = 0;
+    std::string replica_id;
+    std::string span_id;     // empty: its call is not recorded
+    const char* error = "";  // why it ended early
   };
   struct TextSlot {
     std::shared_ptr<const TextModel> text;
@@ -137,14 +145,21 @@ class Dispatcher final : public Service, private FleetListener {
 
   // dispatcher.cc: a call's life.
   void Accept(const CallPtr& call);
-  void OnPrepared(const CallPtr& call, std::variant<Prepared, ApiError> result, double seconds);
+  void OnPrepared(const CallPtr& call,
+                  std::variant<Prepared, ApiError> result,
+                  const TextTimes& times);
+  void RecordText(const CallState& call, const TextTimes& times);
   void ArmDeadline(const CallPtr& call);
   void ArmWait(CallState& call, int64_t wait_ms);
   void OnWaitTimer(uint64_t id);
   void Complete(const CallPtr& call);
   void Fail(const CallPtr& call, const ApiError& error);
   void Release(const CallPtr& call);
-  void RecordFinished(const CallState& call, absl::StatusCode code, std::string_view finished);
+  void RecordFinished(const CallState& call,
+                      absl::StatusCode code,
+                      std::string_view finished,
+                      const std::string& error);
+  void RecordSpans(const CallState& call, std::string_view finished, const std::string& error);
   void Cancel(uint64_t id);
   void OnReader(uint64_t id, bool is_slow);
   CallPtr Find(uint64_t id) const;
@@ -157,6 +172,7 @@ class Dispatcher final : public Service, private FleetListener {
   Placed Place(const CallPtr& call, const PendingPart& part);
   bool HasEqualReplica(const CallState& call) const;
   void SendPart(const CallPtr& call, const PendingPart& part, const Picked& picked);
+  void RecordSent(const CallState& call, const PendingPart& range, const Part& part) const;
   std::string WireId(const CallState& call, const PendingPart& part) const;
   void UpdateFootprint(const CallState& call, Part& part);
   void DropPart(const std::string& wire_id, bool cancel);
@@ -169,7 +185,11 @@ class Dispatcher final : public Service, private FleetListener {
   void AfterDelivery(const CallPtr& call,
                      const std::string& wire_id,
                      const v1::SequenceResult& result);
-  void Requeue(const CallPtr& call, const PendingPart& part, int32_t replica, const char* reason);
+  void Requeue(const CallPtr& call,
+               const PendingPart& part,
+               int32_t replica,
+               const std::string& replica_id,
+               const char* reason);
   // It is not sent anywhere while so many replicas may have died of it.
   bool IsSuspect(const CallState& call) const {
     return static_cast<int32_t>(call.deaths.size()) >= options_.max_deaths;

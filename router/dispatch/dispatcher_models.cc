@@ -161,6 +161,10 @@ void Dispatcher::SetLimits(QueueOptions queue, std::string policy) {
   });
 }
 
+void Dispatcher::SetAddresses(std::vector<std::string> addresses) {
+  loop_->Post([this, addresses = std::move(addresses)] { fleet_.SetAddresses(addresses); });
+}
+
 void Dispatcher::SetWorkers(WorkerAddresses workers) {
   loop_->Post(
       [this, workers = std::move(workers)]() mutable { fleet_.SetWorkers(std::move(workers)); });
@@ -210,8 +214,9 @@ std::variant<TokenizeResult, ApiError> Dispatcher::Tokenize(const v1::TokenizeRe
                                {.add_generation_prompt = !request.has_add_generation_prompt() ||
                                                          request.add_generation_prompt()});
     if (auto* error = std::get_if<ApiError>(&prompt)) return std::move(*error);
-    result.prompt = std::move(std::get<RenderedChat>(prompt).text);
-    result.token_ids = std::move(std::get<RenderedChat>(prompt).ids);
+    auto& chat = std::get<RenderedChat>(prompt);
+    result.token_ids = model.text->EncodeChat(chat);
+    result.prompt = std::move(chat.text);
   } else {
     result.token_ids = model.text->EncodeText(
         request.text(), !request.has_add_special_tokens() || request.add_special_tokens());

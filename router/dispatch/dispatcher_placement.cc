@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/support/log.h"
+#include "proto/support/log_format.h"
 #include "proto/support/trace.h"
 #include "router/dispatch/dispatcher.h"
 #include "router/dispatch/errors.h"
@@ -162,8 +163,9 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
     if (choice.emitted.empty()) choice.numerics = replica.hello.numerics();
   }
   const std::string wire_id = WireId(*call, range);
+  const std::string span_id = call->trace.is_recorded() ? NewSpanId() : "";
   v1::RouterMessage message;
-  *message.mutable_submit() = call->MakeSubmit(range, now_ns);
+  *message.mutable_submit() = call->MakeSubmit(range, call->trace.TraceparentOf(span_id), now_ns);
   message.mutable_submit()->set_request_id(wire_id);
 
   Part& part = parts_[wire_id];
@@ -174,6 +176,10 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
   part.base_tokens = message.submit().prompt_token_ids_size();
   part.uncached_tokens = std::max<int64_t>(0, part.base_tokens - picked.matched_tokens);
   part.block_size = replica.hello.block_size();
+  part.sent_ns = now_ns;
+  part.replica_id = replica.hello.replica_id();
+  part.span_id = span_id;
+  if (call->trace.is_recorded()) RecordSent(*call, range, part);
   call->parts.push_back(wire_id);
   UpdateFootprint(*call, part);
   fleet_.Send(picked.replica, std::move(message));
@@ -182,12 +188,12 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
     pause.mutable_pause()->set_request_id(wire_id);
     fleet_.Send(picked.replica, std::move(pause));
   }
-  spdlog::debug("request {} goes to replica {} as {}: {} tokens{}",
+  const LogRequest about(call->request_id, call->trace.traceparent());
+  spdlog::debug("request {} goes to replica {} as {}: {} tokens",
                 call->request_id,
                 replica.hello.replica_id(),
                 wire_id,
-                part.base_tokens,
-                TraceNote(call->request.traceparent));
+                part.base_tokens);
   call->last_replica = replica.hello.replica_id();
   if (call->sent_ns != 0) return;
   call->sent_ns = now_ns;
@@ -196,6 +202,22 @@ void Dispatcher::SendPart(const CallPtr& call, const PendingPart& range, const P
   metrics_->OnSent(call->model->info.id(),
                    picked.matched_tokens,
                    static_cast<double>(call->queued_ns - call->arrived_ns) / 1e9);
+}
+
+// The wait that ends now: in the queue, or for another replica.
+void Dispatcher::RecordSent(const CallState& call,
+                            const PendingPart& range,
+                            const Part& part) const {
+  if (call.sent_ns == 0) call.trace.Add("queue", call.queued_ns, part.sent_ns);
+  if (range.lost_ns == 0) return;
+  call.trace.Add("failover",
+                 range.lost_ns,
+                 part.sent_ns,
+                 "",
+                 {{"paceline.replica.from", range.lost_replica},
+                  {"paceline.replica.to", part.replica_id},
+                  {"paceline.reason", range.reason},
+                  {"paceline.resumed_tokens", call.tokens_of(range.first_choice)}});
 }
 
 // A name that no other part ever had: a client may use its request id again while a predecessor of
@@ -242,6 +264,17 @@ void Dispatcher::DropPart(const std::string& id, bool cancel) {
     fleet_.Send(part.replica, std::move(message));
   }
   if (const CallPtr call = Find(part.call)) {
+    if (!part.span_id.empty()) {
+      call->trace.Add("dispatch",
+                      part.sent_ns,
+                      loop_->clock().NowNs(),
+                      part.error,
+                      {{"paceline.replica", part.replica_id},
+                       {"paceline.attempt", int64_t{part.attempt}},
+                       {"paceline.tokens", part.base_tokens},
+                       {"paceline.cached_tokens", part.base_tokens - part.uncached_tokens}},
+                      part.span_id);
+    }
     call->parts.erase(std::find(call->parts.begin(), call->parts.end(), wire_id));
   }
   parts_.erase(found);

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "proto/support/log.h"
-#include "proto/support/trace.h"
+#include "proto/support/log_format.h"
 #include "router/dispatch/dispatcher.h"
 #include "router/dispatch/errors.h"
 
@@ -62,14 +62,15 @@ void Dispatcher::OnResult(const Replica& replica, const v1::SequenceResult& resu
                                   ? call->Deliver(result, now_ns)
                                   : absl::InvalidArgumentError("a choice that was not asked for");
   if (!status.ok()) {
-    spdlog::error("request {}: replica {} broke the protocol: {}{}",
+    const LogRequest about(call->request_id, call->trace.traceparent());
+    spdlog::error("request {}: replica {} broke the protocol: {}",
                   call->request_id,
                   replica.hello.replica_id(),
-                  std::string(status.message()),
-                  TraceNote(call->request.traceparent));
+                  std::string(status.message()));
     const PendingPart range = part.choices;
+    part.error = "bad_frame";
     DropPart(result.request_id(), /*cancel=*/true);
-    Requeue(call, range, replica.key, "bad_frame");
+    Requeue(call, range, replica.key, replica.hello.replica_id(), "bad_frame");
     return TryDispatch();
   }
   const int64_t added = call->tokens_of(index) - before;
@@ -118,22 +119,24 @@ void Dispatcher::OnFailedResult(const CallPtr& call, Part& part, const v1::Seque
   const bool is_cancelled = result.finish_reason() == v1::FINISH_REASON_CANCELLED;
   const auto code = is_cancelled ? absl::StatusCode::kCancelled
                                  : static_cast<absl::StatusCode>(result.error_code());
-  spdlog::warn("request {} failed at a replica: code {}, {}{}",
+  const LogRequest about(call->request_id, call->trace.traceparent());
+  spdlog::warn("request {} failed at a replica: code {}, {}",
                call->request_id,
                static_cast<int>(code),
-               result.error_message(),
-               TraceNote(call->request.traceparent));
+               result.error_message());
   if (code == absl::StatusCode::kInvalidArgument) return Fail(call, WorkerRefusedError());
   if (code == absl::StatusCode::kDataLoss) return Fail(call, NumericalError());
   if (!IsRetryable(code)) return Fail(call, WorkerFailedError());
   const int32_t replica = part.replica;
+  const std::string replica_id = part.replica_id;
+  part.error = "replica_error";
   const std::string wire_id = result.request_id();
   if (static_cast<int32_t>(part.finished.size()) == part.choices.n) {
     DropPart(wire_id, /*cancel=*/false);
   } else {
     UpdateFootprint(*call, part);
   }
-  Requeue(call, {.first_choice = index, .n = 1}, replica, "replica_error");
+  Requeue(call, {.first_choice = index, .n = 1}, replica, replica_id, "replica_error");
   TryDispatch();
 }
 
@@ -142,7 +145,15 @@ void Dispatcher::OnFailedResult(const CallPtr& call, Part& part, const v1::Seque
 void Dispatcher::Requeue(const CallPtr& call,
                          const PendingPart& range,
                          int32_t replica,
+                         const std::string& replica_id,
                          const char* reason) {
+  const auto again = [&](int32_t first_choice, int32_t n) {
+    call->pending.push_back({.first_choice = first_choice,
+                             .n = n,
+                             .lost_ns = loop_->clock().NowNs(),
+                             .lost_replica = replica_id,
+                             .reason = reason});
+  };
   int64_t resumed = 0;
   bool is_untouched = true;
   for (int32_t i = 0; i < range.n; ++i) {
@@ -154,11 +165,11 @@ void Dispatcher::Requeue(const CallPtr& call,
     }
   }
   if (is_untouched) {
-    call->pending.push_back(range);
+    again(range.first_choice, range.n);
   } else {
     for (int32_t i = 0; i < range.n; ++i) {
       const int32_t index = range.first_choice + i;
-      if (!call->choices[index].is_done) call->pending.push_back({.first_choice = index, .n = 1});
+      if (!call->choices[index].is_done) again(index, 1);
     }
   }
   if (std::find(call->avoid.begin(), call->avoid.end(), replica) == call->avoid.end()) {
@@ -172,10 +183,9 @@ void Dispatcher::Requeue(const CallPtr& call,
 }
 
 void Dispatcher::FailAsPoison(const CallPtr& call) {
-  spdlog::error("request {} was running when {} replicas died{}",
-                call->request_id,
-                call->deaths.size(),
-                TraceNote(call->request.traceparent));
+  const LogRequest about(call->request_id, call->trace.traceparent());
+  spdlog::error(
+      "request {} was running when {} replicas died", call->request_id, call->deaths.size());
   quarantine_.Add(Quarantine::Fingerprint(call->model->info.id(),
                                           call->request.tenant,
                                           call->prepared.request.sampling.SerializeAsString(),
@@ -196,8 +206,9 @@ void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl:
   };
   absl::btree_map<uint64_t, Hit> hit;  // by call, oldest first
   std::vector<std::string> wire_ids;
-  for (const auto& [wire_id, part] : parts_) {
+  for (auto& [wire_id, part] : parts_) {
     if (part.replica != replica.key) continue;
+    part.error = "replica_lost";
     hit[part.call].ranges.push_back(part.choices);
     hit[part.call].is_suspect |= part.is_accepted && is_death;
     wire_ids.push_back(wire_id);
@@ -222,7 +233,7 @@ void Dispatcher::OnReplicaDown(const Replica& replica, bool is_lost, const absl:
       if (is_orderly) {  // moving house is no failure of the request
         for (int32_t i = 0; i < range.n; ++i) --call->choices[range.first_choice + i].attempts;
       }
-      Requeue(call, range, replica.key, "replica_lost");
+      Requeue(call, range, replica.key, replica.hello.replica_id(), "replica_lost");
     }
   }
   TryDispatch();

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "proto/support/clock.h"
 #include "router/admission/validate.h"
 #include "router/core/call.h"
 #include "router/dispatch/catalog.h"
@@ -20,9 +21,18 @@ struct Prepared {
   std::string echo_text;  // what goes before each choice's output
 };
 
+// When the text work was done, on `clock`; 0: it was not.
+struct TextTimes {
+  int64_t begin_ns = 0;
+  int64_t rendered_ns = 0;  // chats only
+  int64_t encoded_ns = 0;   // 0 for token ids, too
+};
+
 std::variant<Prepared, ApiError> Prepare(const CallRequest& call,
                                          const Model& model,
-                                         const ParameterLimits& limits);
+                                         const ParameterLimits& limits,
+                                         const Clock& clock,
+                                         TextTimes& times);
 
 }  // namespace paceline::router
 

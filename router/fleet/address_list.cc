@@ -19,6 +19,7 @@ namespace paceline::router {
 namespace {
 
 constexpr absl::string_view kDnsScheme = "dns:///";
+constexpr absl::string_view kKubernetesScheme = "kubernetes:///";
 
 // Splits at the last colon; a host with colons of its own must stand in brackets.
 absl::StatusOr<std::pair<std::string, std::string>> SplitHostPort(absl::string_view address) {
@@ -44,6 +45,34 @@ absl::StatusOr<std::pair<std::string, std::string>> SplitHostPort(absl::string_v
   return std::pair(std::string(host), std::string(port));
 }
 
+// As Kubernetes names Services, namespaces and ports.
+bool IsLabel(absl::string_view text) {
+  const auto is_good = [](char c) {
+    return absl::ascii_islower(static_cast<unsigned char>(c)) ||
+           absl::ascii_isdigit(static_cast<unsigned char>(c)) || c == '-';
+  };
+  return !text.empty() && text.size() <= 63 && std::all_of(text.begin(), text.end(), is_good);
+}
+
+absl::StatusOr<WorkerAddresses> ParseService(absl::string_view text) {
+  const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(text, ':');
+  const std::pair<absl::string_view, absl::string_view> names =
+      absl::StrSplit(parts.first, absl::MaxSplits('.', 1));
+  WorkerAddresses result{.service = std::string(names.first),
+                         .name_space = std::string(names.second),
+                         .service_port = std::string(parts.second)};
+  if (!IsLabel(result.service) || !IsLabel(result.service_port) ||
+      !(result.name_space.empty() || IsLabel(result.name_space))) {
+    return absl::InvalidArgumentError(
+        "workers: expected kubernetes:///service:port or kubernetes:///service.namespace:port");
+  }
+  int32_t number = 0;
+  if (absl::SimpleAtoi(result.service_port, &number) && (number < 1 || number > 65535)) {
+    return absl::InvalidArgumentError("workers: the port is not within 1..65535");
+  }
+  return result;
+}
+
 }  // namespace
 
 absl::StatusOr<WorkerAddresses> ParseWorkerAddresses(std::string_view spec) {
@@ -55,6 +84,9 @@ absl::StatusOr<WorkerAddresses> ParseWorkerAddresses(std::string_view spec) {
     result.dns_name = std::move(host_port.first);
     result.dns_port = std::move(host_port.second);
     return result;
+  }
+  if (absl::StartsWith(text, kKubernetesScheme)) {
+    return ParseService(text.substr(kKubernetesScheme.size()));
   }
   for (absl::string_view entry : absl::StrSplit(text, ',')) {
     entry = absl::StripAsciiWhitespace(entry);

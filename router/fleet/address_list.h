@@ -15,10 +15,15 @@ struct WorkerAddresses {
   // dns:///name:port: every address that `dns_name` resolves to is a replica.
   std::string dns_name;
   std::string dns_port;
+  // kubernetes:///service.namespace:port: who starts the fleet follows the Service's endpoints and
+  // says which they are (Fleet::SetAddresses). The namespace may be empty, the port be a name.
+  std::string service;
+  std::string name_space;
+  std::string service_port;
 };
 
-// "host:port,host:port" or "dns:///name:port" (one). InvalidArgument for anything else, duplicates
-// and ports outside 1..65535.
+// "host:port,host:port", "dns:///name:port" or "kubernetes:///service.namespace:port" (one).
+// InvalidArgument for anything else, duplicates and ports outside 1..65535.
 absl::StatusOr<WorkerAddresses> ParseWorkerAddresses(std::string_view spec);
 
 // All addresses of `name` as "ip:port" (IPv6 in brackets), sorted, each once. Blocks.

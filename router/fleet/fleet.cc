@@ -417,6 +417,15 @@ void Fleet::OnResolved(const std::string& name,
   AddMissing(*addresses);
 }
 
+void Fleet::SetAddresses(const std::vector<std::string>& addresses) {
+  for (auto& [key, replica] : replicas_) {
+    if (std::find(addresses.begin(), addresses.end(), replica.address) == addresses.end()) {
+      replica.is_removed = true;
+    }
+  }
+  AddMissing(addresses);
+}
+
 // Those of `addresses` that are not there; those that were leaving stay after all.
 void Fleet::AddMissing(const std::vector<std::string>& addresses) {
   for (const std::string& address : addresses) {

@@ -75,6 +75,10 @@ class Fleet {
   // Starts to attach.
   void Start();
 
+  // The replicas are those at these addresses: new ones are attached to; one that is not among them
+  // serves until its link ends.
+  void SetAddresses(const std::vector<std::string>& addresses);
+
   // The attached replicas of `model`, ready or stalled.
   FleetSnapshot Snapshot(const std::string& model) const;
   // All replicas by key.

@@ -86,6 +86,7 @@ struct EngineSeries {
   Histogram* e2e;
   Histogram* queue_time;
   Histogram* inference_time;
+  Histogram* prefill_time;
   Histogram* decode_time;
   Histogram* request_prompt_tokens;
   Histogram* request_generation_tokens;
@@ -119,6 +120,7 @@ struct RouterMetrics::State {
   }
 
   EngineSeries& Engine(const std::string& model, const std::string& replica);
+  std::string TenantLabel(const std::string& tenant);
 
   const bool vllm_names;
   prometheus::Registry registry;
@@ -148,6 +150,12 @@ struct RouterMetrics::State {
       NewHistogram("paceline_router_text_seconds", "Template and tokenise time by stage");
   Family<Histogram>& added = NewHistogram("paceline_router_added_latency_seconds",
                                           "Arrival to sent to a replica, less queueing");
+  Family<Counter>& tenant_requests =
+      NewCounter("paceline_router_tenant_requests_total", "Finished calls that ran, by tenant");
+  Family<Counter>& tenant_tokens =
+      NewCounter("paceline_router_tenant_tokens_total", "Their tokens, by tenant and kind");
+  Family<Counter>& tenant_queue = NewCounter("paceline_router_tenant_queue_seconds_total",
+                                             "Their time in the queue, by tenant");
   Family<Gauge>& queue_requests =
       NewGauge("paceline_router_queue_requests", "Requests that wait for a replica");
   Family<Gauge>& queue_tokens =
@@ -186,6 +194,8 @@ struct RouterMetrics::State {
       VllmHistogram("vllm:request_queue_time_seconds", "Time a request waited");
   Family<Histogram>& vllm_inference =
       VllmHistogram("vllm:request_inference_time_seconds", "Time a request ran");
+  Family<Histogram>& vllm_prefill =
+      VllmHistogram("vllm:request_prefill_time_seconds", "Time from sent to first token");
   Family<Histogram>& vllm_decode =
       VllmHistogram("vllm:request_decode_time_seconds", "Time from first to last token");
   Family<Histogram>& vllm_request_prompt =
@@ -197,6 +207,7 @@ struct RouterMetrics::State {
   Family<Histogram>& vllm_n = VllmHistogram("vllm:request_params_n", "n of a request");
 
   std::map<std::pair<std::string, std::string>, EngineSeries> engines;  // (model, replica)
+  std::set<std::string> tenants;                                        // with series of their own
   std::map<std::string, std::set<Gauge*>> replica_gauges;  // what SetReplica made, by replica
 };
 
@@ -213,6 +224,7 @@ EngineSeries& RouterMetrics::State::Engine(const std::string& model, const std::
       .e2e = &vllm_e2e.Add(labels, LatencyBuckets()),
       .queue_time = &vllm_queue.Add(labels, LatencyBuckets()),
       .inference_time = &vllm_inference.Add(labels, LatencyBuckets()),
+      .prefill_time = &vllm_prefill.Add(labels, LatencyBuckets()),
       .decode_time = &vllm_decode.Add(labels, LatencyBuckets()),
       .request_prompt_tokens = &vllm_request_prompt.Add(labels, TokenCountBuckets()),
       .request_generation_tokens = &vllm_request_generation.Add(labels, TokenCountBuckets()),
@@ -220,6 +232,16 @@ EngineSeries& RouterMetrics::State::Engine(const std::string& model, const std::
       .params_n = &vllm_n.Add(labels, ChoiceBuckets()),
   };
   return at->second;
+}
+
+// Bounded: the first tenants that keys name; keys without one all together; the rest.
+std::string RouterMetrics::State::TenantLabel(const std::string& tenant) {
+  constexpr size_t kMaxTenants = 32;
+  if (tenant.starts_with("key-")) return "unnamed";
+  if (tenants.contains(tenant)) return tenant;
+  if (tenants.size() == kMaxTenants) return "other";
+  tenants.insert(tenant);
+  return tenant;
 }
 
 RouterMetrics::RouterMetrics(bool vllm_names) : state_(std::make_unique<State>(vllm_names)) {}
@@ -253,6 +275,13 @@ void RouterMetrics::OnFinished(const CallStats& call) {
             {"engine", call.replica},
             {"finished_reason", std::string(call.finished)}})
       .Increment();
+  const std::string tenant = s.TenantLabel(call.tenant);
+  s.tenant_requests.Add({{"tenant", tenant}}).Increment();
+  s.tenant_queue.Add({{"tenant", tenant}}).Increment(Seconds(call.queued_ns, call.sent_ns));
+  s.tenant_tokens.Add({{"tenant", tenant}, {"kind", "prompt"}})
+      .Increment(static_cast<double>(call.prompt_tokens));
+  s.tenant_tokens.Add({{"tenant", tenant}, {"kind", "generated"}})
+      .Increment(static_cast<double>(call.generation_tokens));
   EngineSeries& e = s.Engine(call.model, call.replica);
   e.prompt_tokens->Increment(static_cast<double>(call.prompt_tokens));
   e.e2e->Observe(Seconds(call.arrived_ns, call.finished_ns));
@@ -263,6 +292,7 @@ void RouterMetrics::OnFinished(const CallStats& call) {
   e.params_n->Observe(call.n);
   if (call.first_token_ns == 0) return;
   e.inference_time->Observe(Seconds(call.sent_ns, call.last_token_ns));
+  e.prefill_time->Observe(Seconds(call.sent_ns, call.first_token_ns));
   e.decode_time->Observe(Seconds(call.first_token_ns, call.last_token_ns));
   const double per_choice = static_cast<double>(call.generation_tokens) / call.n;
   if (per_choice > 1) {
@@ -374,6 +404,7 @@ void RouterMetrics::RemoveReplica(const std::string& replica) {
     s.vllm_e2e.Remove(e.e2e);
     s.vllm_queue.Remove(e.queue_time);
     s.vllm_inference.Remove(e.inference_time);
+    s.vllm_prefill.Remove(e.prefill_time);
     s.vllm_decode.Remove(e.decode_time);
     s.vllm_request_prompt.Remove(e.request_prompt_tokens);
     s.vllm_request_generation.Remove(e.request_generation_tokens);

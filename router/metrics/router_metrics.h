@@ -1,7 +1,8 @@
 // The router's metrics: its own paceline_router_* and those vllm:* that describe whole requests
 // (the engine's own numbers come from the workers). Label values are bounded: models and replicas
-// of the fleet, and constants of ours; never a user's string. Owned by the process. Text and
-// OnAnswered: any thread. Everything else: the router's loop thread.
+// of the fleet, tenants that operators named (at most 32), and constants of ours; never a user's
+// string. Owned by the process. Text and OnAnswered: any thread. Everything else: the router's loop
+// thread.
 #ifndef PACELINE_ROUTER_METRICS_ROUTER_METRICS_H_
 #define PACELINE_ROUTER_METRICS_ROUTER_METRICS_H_
 
@@ -18,6 +19,7 @@ namespace paceline::router {
 struct CallStats {
   std::string model;          // empty: none that is served
   std::string replica;        // that finished it; empty: none ran it
+  std::string tenant;         // as its key says
   std::string_view finished;  // vLLM's finished_reason: stop length abort error
   int64_t arrived_ns = 0;
   int64_t queued_ns = 0;

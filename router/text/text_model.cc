@@ -114,9 +114,12 @@ std::variant<RenderedChat, ApiError> TextModel::RenderChat(
   RenderedChat chat;
   chat.text = std::move(prompt->text);
   chat.untrusted = std::move(prompt->untrusted);
-  chat.ids = tokenizer_->Encode(
-      chat.text, {.parse_special = true, .add_special = false, .untrusted = chat.untrusted});
   return chat;
+}
+
+std::vector<int32_t> TextModel::EncodeChat(const RenderedChat& chat) const {
+  return tokenizer_->Encode(
+      chat.text, {.parse_special = true, .add_special = false, .untrusted = chat.untrusted});
 }
 
 }  // namespace paceline::router

@@ -28,9 +28,8 @@ namespace paceline::router {
 
 struct RenderedChat {
   std::string text;
-  // Sorted ranges of `text` that came from the request: no special token was matched in them.
+  // Sorted ranges of `text` that came from the request.
   std::vector<model::TextSpan> untrusted;
-  std::vector<int32_t> ids;
 };
 
 struct ChatOptions {
@@ -52,12 +51,13 @@ class TextModel {
   // the model wants around a prompt.
   std::vector<int32_t> EncodeText(std::string_view text, bool add_special_tokens) const;
 
-  // Renders the messages with the model's chat template and encodes the result; special tokens are
-  // matched only in what the template itself wrote. Errors: no template; a template that refuses
-  // the messages, with the message it raises; JSON that is not what the field asks for.
+  // Renders the messages with the model's chat template. Errors: no template; a template that
+  // refuses the messages, with the message it raises; JSON that is not what the field asks for.
   std::variant<RenderedChat, ApiError> RenderChat(
       const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages,
       const ChatOptions& options) const;
+  // Its ids: special tokens are matched only in what the template itself wrote.
+  std::vector<int32_t> EncodeChat(const RenderedChat& chat) const;
 
   const std::shared_ptr<const model::Tokenizer>& tokenizer() const { return tokenizer_; }
   // OK, NotFound (the model has no template) or InvalidArgument (it cannot be parsed).

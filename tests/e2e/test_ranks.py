@@ -6,9 +6,10 @@ import signal
 
 import pytest
 
-from support.cluster import MODEL, Cluster, run
+from support.cluster import MODEL, Cluster, Router, Worker, metric_sum, run
 from support.offline import generate
-from support.processes import children, eventually, is_alive, rss_bytes
+from support.processes import children, eventually, free_port, is_alive, rss_bytes
+from support.rest import Rest
 from support import answers
 from support.streams import join_all, start_streams
 
@@ -60,6 +61,41 @@ def test_every_layout_gives_the_bits_of_one_rank(pb, undisturbed, tensor, stages
         assert cluster.all_gone(pids)
     finally:
         cluster.kill()
+
+
+@pytest.mark.parametrize("layout", ["-tp", "-pp"])
+def test_metrics_tell_what_each_rank_does(layout):
+    port = free_port()
+    worker = Worker(*OPTIONS, layout, 2, "--operator-port", port)
+    router = Router([worker.worker_port])
+    try:
+        eventually(lambda: Rest(router.port).get("/ready").status == 200, 30, "it is ready")
+        Rest(router.port).complete(prompt="One two three", max_tokens=20, ignore_eos=True)
+
+        def metric(name, **labels):
+            return metric_sum(Rest(port).get("/metrics").body.decode(), f"paceline_worker_{name}", **labels)
+        steps = metric("steps_total")
+        assert steps >= 20
+        for rank in ("0", "1"):
+            assert metric("rank_up", rank=rank) == 1
+            eventually(lambda: metric("rank_steps_total", rank=rank) == steps, 5, "all steps are counted")
+            assert metric("rank_compute_seconds_total", rank=rank) > 0
+        assert metric("rank_wait_seconds_total") > 0
+        assert metric("rank_restarts_total") == 0
+        os.kill(worker.ranks[1], signal.SIGKILL)
+        worker.wait_for_line("restarting a worker")
+        eventually(lambda: answers_metrics(port) and metric("rank_restarts_total") == 1, 60, "it is counted")
+        assert metric("rank_steps_total") == 0
+    finally:
+        router.kill()
+        worker.kill()
+
+
+def answers_metrics(port):
+    try:
+        return Rest(port).get("/metrics").status == 200
+    except OSError:
+        return False
 
 
 def test_a_rank_holds_its_part_only():

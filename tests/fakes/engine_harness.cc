@@ -113,7 +113,8 @@ EngineHarness::EngineHarness(const Options& options)
                                     .prefix_caching = options.prefix_caching},
                       .model_digest = "tiny",
                       .beat_interval_ms = 20,
-                      .trace = options.trace},
+                      .trace = options.trace,
+                      .spans = options.spans},
                      *std::move(runner),
                      metrics_,
                      SteadyClock::Get());

@@ -53,6 +53,7 @@ class EngineHarness final {
     kernels::ComputeType compute = kernels::ComputeType::kInt8;
     kernels::DType kv_dtype = kernels::DType::kF16;
     StepTrace* trace = nullptr;
+    SpanSink* spans = nullptr;
     // More than one rank: a thread each.
     int32_t tensor_size = 1;
     TensorMode tensor_mode = TensorMode::kExact;

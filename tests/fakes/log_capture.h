@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string>
 
+#include "proto/support/log_format.h"
 #include "spdlog/sinks/ostream_sink.h"
 #include "spdlog/spdlog.h"
 
@@ -17,7 +18,7 @@ class LogCapture {
   LogCapture() : before_(spdlog::default_logger()) {
     auto sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(text_);
     auto logger = std::make_shared<spdlog::logger>("capture", std::move(sink));
-    logger->set_pattern("%l %v");
+    logger->set_formatter(MakeLogFormatter("%l %v%~"));
     logger->set_level(spdlog::level::trace);
     spdlog::set_default_logger(std::move(logger));
   }

@@ -4,8 +4,23 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "proto/support/clock.h"
 
 namespace paceline::worker {
+namespace {
+
+// Adds the time that it lives to `ns`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(int64_t& ns) : ns_(ns), start_ns_(SteadyClock::Get().NowNs()) {}
+  ~Stopwatch() { ns_ += SteadyClock::Get().NowNs() - start_ns_; }
+
+ private:
+  int64_t& ns_;
+  const int64_t start_ns_;
+};
+
+}  // namespace
 
 absl::Status Communicator::AllReduceSum(absl::Span<float> data) {
   return AllReduceSum(data.data(), static_cast<int64_t>(data.size()), SumType::kF32);
@@ -22,6 +37,7 @@ absl::Status Communicator::AllReduceSum(absl::Span<int64_t> data) {
 absl::Status Communicator::AllReduceSum(void* data, int64_t count, SumType type) {
   if (size_ == 1) return absl::OkStatus();
   if (!failure_.ok()) return failure_;
+  const Stopwatch stopwatch(waited_ns_);
   return Finish("all_reduce", DoAllReduceSum(data, count, type));
 }
 
@@ -45,6 +61,7 @@ absl::Status Communicator::AllGatherColumns(void* matrix,
   }
   if (size_ == 1) return absl::OkStatus();
   if (!failure_.ok()) return failure_;
+  const Stopwatch stopwatch(waited_ns_);
   return Finish(
       "all_gather",
       DoAllGatherColumns({static_cast<std::byte*>(matrix), num_rows, row_stride_bytes, end_bytes}));
@@ -54,24 +71,28 @@ absl::Status Communicator::Broadcast(absl::Span<std::byte> data, int root) {
   if (size_ == 1 && root == 0) return absl::OkStatus();
   if (root < 0 || root >= size_) return CheckPeer("broadcast", root);
   if (!failure_.ok()) return failure_;
+  const Stopwatch stopwatch(waited_ns_);
   return Finish("broadcast", DoBroadcast(data, root));
 }
 
 absl::Status Communicator::Send(absl::Span<const std::byte> data, int to) {
   if (absl::Status status = CheckPeer("send", to); !status.ok()) return status;
   if (!failure_.ok()) return failure_;
+  const Stopwatch stopwatch(waited_ns_);
   return Finish("send", DoSend(data, to));
 }
 
 absl::Status Communicator::Recv(absl::Span<std::byte> data, int from) {
   if (absl::Status status = CheckPeer("recv", from); !status.ok()) return status;
   if (!failure_.ok()) return failure_;
+  const Stopwatch stopwatch(waited_ns_);
   return Finish("recv", DoRecv(data, from));
 }
 
 absl::Status Communicator::Barrier() {
   if (size_ == 1) return absl::OkStatus();
   if (!failure_.ok()) return failure_;
+  const Stopwatch stopwatch(waited_ns_);
   return Finish("barrier", DoAllReduceSum(nullptr, 0, SumType::kF32));
 }
 

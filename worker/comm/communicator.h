@@ -43,6 +43,8 @@ class Communicator {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  // What its operations have taken so far.
+  int64_t waited_ns() const { return waited_ns_; }
 
   // Of every later operation, from its call. With kNoTimeout it waits as long as its peers live.
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_ = timeout_ms; }
@@ -112,6 +114,7 @@ class Communicator {
   const int rank_;
   const int size_;
   int64_t timeout_ms_ = kNoTimeout;
+  int64_t waited_ns_ = 0;
   absl::Status failure_;
 };
 

@@ -42,6 +42,10 @@ struct alignas(64) Seat {
   std::atomic<uint32_t> left;
   std::atomic<int32_t> pid;
   std::atomic<uint32_t> beats;  // counted up by the rank while all is well, for who started it
+  // What the rank has done so far, for who measures.
+  std::atomic<int64_t> steps_done;
+  std::atomic<int64_t> compute_ns;
+  std::atomic<int64_t> wait_ns;
 };
 
 // Bytes on their way from one rank to another: a ring, with the counts of bytes ever put and taken.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "proto/support/log.h"
+#include "proto/support/log_format.h"
 #include "proto/support/status_macros.h"
 #include "proto/support/trace.h"
 
@@ -26,6 +27,8 @@ Scheduler::Options SchedulerOptions(const Engine::Options& options, const ModelR
   scheduler.max_open_batches = runner.depth();
   return scheduler;
 }
+
+constexpr int64_t kSilentRankNs = 2'000'000'000;  // a rank beats twice a second
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 
@@ -180,10 +183,8 @@ void Engine::Submit(const std::shared_ptr<const Request>& request, int64_t now_n
   if (absl::Status status = scheduler_.Add(request, now_ns); !status.ok()) {
     const bool late = absl::IsDeadlineExceeded(status);
     if (!late) {
-      spdlog::warn("request {} is refused: {}{}",
-                   request->id,
-                   std::string(status.message()),
-                   TraceNote(request->traceparent));
+      const LogRequest about(request->id, request->traceparent);
+      spdlog::warn("request {} is refused: {}", request->id, std::string(status.message()));
     }
     for (int32_t i = 0; i < request->n; ++i) {
       session->second.frame.results.push_back(
@@ -211,6 +212,7 @@ void Engine::Step() {
     scheduler_.TakeFinished(finished_);
     ReportFinished(clock_.NowNs());
     PublishLoad();
+    PublishRanks();
     SendFrames(clock_.NowNs() - last_beat_ns_ >= options_.beat_interval_ms * 1'000'000);
   }
   if (options_.trace != nullptr) options_.trace->EndStep(/*keep=*/ran);
@@ -287,12 +289,13 @@ void Engine::ReportFinished(int64_t now_ns) {
   for (const Finished& finished : finished_) {
     const Sequence& sequence = *finished.sequence;
     PublishFinished(finished, now_ns);
+    RecordSpans(finished, now_ns);
     if (finished.reason == FinishReason::kError) {
-      spdlog::warn("request {} choice {} failed: {}{}",
+      const LogRequest about(sequence.request->id, sequence.request->traceparent);
+      spdlog::warn("request {} choice {} failed: {}",
                    sequence.request->id,
                    sequence.choice_index,
-                   std::string(finished.status.message()),
-                   TraceNote(sequence.request->traceparent));
+                   std::string(finished.status.message()));
     }
     const auto session = sessions_.find(sequence.request->session);
     if (session != sessions_.end()) {
@@ -393,6 +396,26 @@ void Engine::PublishLoad() {
   published_ = counters;
 }
 
+void Engine::PublishRanks() {
+  runner_->ReadRanks(ranks_);
+  const int64_t now_ns = clock_.NowNs();
+  const size_t count = std::min(ranks_.size(), metrics_.ranks.size());
+  published_ranks_.resize(count);
+  rank_beat_ns_.resize(count, now_ns);
+  for (size_t i = 0; i < count; ++i) {
+    const RankWork& work = ranks_[i];
+    RankWork& before = published_ranks_[i];
+    const RankSeries& series = metrics_.ranks[i];
+    series.steps->Increment(static_cast<double>(work.steps - before.steps));
+    series.compute_seconds->Increment(Seconds(work.compute_ns - before.compute_ns));
+    series.wait_seconds->Increment(Seconds(work.wait_ns - before.wait_ns));
+    // One whose pulse nobody watches lives as long as the engine does.
+    if (work.beats != before.beats || work.beats == 0) rank_beat_ns_[i] = now_ns;
+    series.up->Set(now_ns - rank_beat_ns_[i] < kSilentRankNs ? 1 : 0);
+    before = work;
+  }
+}
+
 void Engine::PublishFinished(const Finished& finished, int64_t now_ns) {
   const Sequence& sequence = *finished.sequence;
   switch (finished.reason) {
@@ -423,6 +446,48 @@ void Engine::PublishFinished(const Finished& finished, int64_t now_ns) {
   metrics_.vllm_request_generation_tokens->Observe(tokens);
   metrics_.vllm_params_max_tokens->Observe(sequence.request->sampling.max_tokens);
   metrics_.vllm_params_n->Observe(sequence.request->n);
+}
+
+// Where a choice's time went, up to where it came.
+void Engine::RecordSpans(const Finished& finished, int64_t now_ns) const {
+  const Sequence& sequence = *finished.sequence;
+  const Request& request = *sequence.request;
+  if (options_.spans == nullptr || request.traceparent.empty() || !IsSampled(request.traceparent)) {
+    return;
+  }
+  const bool is_good = finished.reason == FinishReason::kStop ||
+                       finished.reason == FinishReason::kLength ||
+                       finished.reason == FinishReason::kCancelled;
+  const std::string error =
+      is_good ? "" : (finished.reason == FinishReason::kDeadline ? "deadline" : "error");
+  // `end_ns` 0: it ended before that.
+  const auto add = [&](const char* name,
+                       int64_t start_ns,
+                       int64_t end_ns,
+                       std::vector<SpanAttribute> attributes) {
+    attributes.push_back({"paceline.choice", int64_t{sequence.choice_index}});
+    options_.spans->Add({.trace_id = std::string(TraceIdOf(request.traceparent)),
+                         .id = NewSpanId(),
+                         .parent_id = std::string(ParentIdOf(request.traceparent)),
+                         .name = name,
+                         .start_ns = start_ns,
+                         .end_ns = end_ns == 0 ? now_ns : end_ns,
+                         .error = end_ns == 0 ? error : "",
+                         .attributes = std::move(attributes)});
+  };
+  add("queue", sequence.arrival_ns, sequence.was_scheduled ? sequence.first_scheduled_ns : 0, {});
+  if (!sequence.was_scheduled) return;
+  const auto given = static_cast<int64_t>(request.token_ids.size());
+  add("prefill",
+      sequence.first_scheduled_ns,
+      sequence.first_token_ns,
+      {{"paceline.tokens", given}, {"paceline.cached_tokens", int64_t{sequence.cached_tokens}}});
+  if (sequence.first_token_ns == 0) return;
+  add("decode",
+      sequence.first_token_ns,
+      is_good ? sequence.last_token_ns : 0,
+      {{"paceline.tokens", sequence.num_tokens() - given},
+       {"paceline.preemptions", int64_t{sequence.num_preemptions}}});
 }
 
 EngineLoad Engine::LoadNow() const {

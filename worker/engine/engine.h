@@ -20,6 +20,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "proto/support/clock.h"
+#include "proto/support/span.h"
 #include "worker/cache/kv_cache.h"
 #include "worker/core/request.h"
 #include "worker/engine/frame.h"
@@ -37,6 +38,7 @@ class Engine {
     std::string model_digest;        // root of the prefix cache's block hashes
     int64_t beat_interval_ms = 500;  // an idle or busy engine sends a frame at least so often
     StepTrace* trace = nullptr;      // may be null; else outlives the engine
+    SpanSink* spans = nullptr;       // the same; gets those of requests whose router records them
   };
 
   // Starts the engine thread. `runner` has its model loaded. InvalidArgument names a scheduler
@@ -144,7 +146,9 @@ class Engine {
   void PublishStep(const OpenStep& step, int64_t ran_ns);
   void DescribeStep(const Batch& batch, TraceSpan& step) const;
   void PublishLoad();
+  void PublishRanks();
   void PublishFinished(const Finished& finished, int64_t now_ns);
+  void RecordSpans(const Finished& finished, int64_t now_ns) const;
   EngineLoad LoadNow() const;
   // Sends the sessions' filled frames; with `beat`, one to every session.
   void SendFrames(bool beat);
@@ -171,6 +175,9 @@ class Engine {
   bool is_draining_ = false;
   Scheduler::Counters published_;  // what the metrics already have
   KvCache::Stats published_cache_;
+  std::vector<RankWork> ranks_;
+  std::vector<RankWork> published_ranks_;
+  std::vector<int64_t> rank_beat_ns_;  // when its beats last changed
 
   std::atomic<int64_t> last_progress_ns_;
   std::atomic<int32_t> num_sequences_{0};

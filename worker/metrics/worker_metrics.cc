@@ -126,6 +126,19 @@ WorkerMetrics::WorkerMetrics(const WorkerMetricsOptions& options) : show_vllm_(o
         own.Gauge(p + "gpu_utilization", "Part of the time in which the leader's GPU works.");
   }
 
+  for (int32_t rank = 0; rank < options.num_ranks; ++rank) {
+    const Labels labels = {{"rank", absl::StrCat(rank)}};
+    ranks.push_back({.steps = own.Counter(p + "rank_steps_total", "Steps of a rank.", labels),
+                     .compute_seconds = own.Counter(
+                         p + "rank_compute_seconds_total", "Time of a rank at work.", labels),
+                     .wait_seconds = own.Counter(p + "rank_wait_seconds_total",
+                                                 "Time of a rank in exchanges with other ranks.",
+                                                 labels),
+                     .up = own.Gauge(p + "rank_up", "1: the rank shows that it lives.", labels)});
+  }
+  own.Counter(p + "rank_restarts_total", "How often the ranks were started anew.")
+      ->Increment(options.restarts);
+
   Families vllm{vllm_, {{"model_name", options.model_name}, {"engine", "0"}}};
   const std::string v = "vllm:";
   vllm_running = vllm.Gauge(v + "num_requests_running", "Requests in the batch.");

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
@@ -24,7 +25,17 @@ struct WorkerMetricsOptions {
   int32_t num_blocks = 0;
   bool prefix_caching = true;
   bool vllm_names = true;
+  int32_t num_ranks = 1;  // whose work is known here
+  int32_t restarts = 0;   // of its ranks, so far
   bool has_gpu = false;
+};
+
+// Of one rank.
+struct RankSeries {
+  prometheus::Counter* steps;
+  prometheus::Counter* compute_seconds;
+  prometheus::Counter* wait_seconds;  // in exchanges with other ranks
+  prometheus::Gauge* up;              // 1: it shows that it lives
 };
 
 class WorkerMetrics {
@@ -56,6 +67,7 @@ class WorkerMetrics {
   prometheus::Gauge* gpu_memory_used = nullptr;  // by all processes
   prometheus::Gauge* gpu_memory_total = nullptr;
   prometheus::Gauge* gpu_utilization = nullptr;  // 0..1
+  std::vector<RankSeries> ranks;  // [num_ranks]
 
   // ---- vllm:* (registered only with vllm_names; otherwise kept but not shown)
   prometheus::Gauge* vllm_running;

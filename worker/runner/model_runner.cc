@@ -66,6 +66,7 @@ void ModelRunner::Submit(const Batch& batch, absl::FunctionRef<void()> on_layer)
   Flight& flight = flights_[(first_flight_ + num_in_flight_) % depth()];
   ++num_in_flight_;
   RankGroup* const group = options_.shard.group;
+  const WorkScope scope(group, work_);
   {
     const TraceSpan span(shard_->track(), "prepare");
     MakePlan(batch, flight);
@@ -79,11 +80,23 @@ void ModelRunner::Submit(const Batch& batch, absl::FunctionRef<void()> on_layer)
 
 void ModelRunner::Collect(StepOutcome& outcome) {
   PACELINE_CHECK(num_in_flight_ > 0, "no step is under way");
+  const WorkScope scope(options_.shard.group, work_);
+  ++work_.steps;
   Flight& flight = flights_[first_flight_];
   for (const MicroBatch& micro : flight.plan.micro_batches) RunLogits(micro, flight);
   std::swap(outcome, flight.outcome);
   first_flight_ = (first_flight_ + 1) % depth();
   --num_in_flight_;
+}
+
+void ModelRunner::ReadRanks(std::vector<RankWork>& ranks) const {
+  ranks.assign(1, work_);
+  const RankGroup* const group = options_.shard.group;
+  if (group == nullptr || group->seats == nullptr) return;
+  ranks[0].beats = ReadWork(*group, 0).beats;
+  for (int rank = 1; rank < group->seats->size(); ++rank) {
+    ranks.push_back(ReadWork(*group, rank));
+  }
 }
 
 void ModelRunner::MakePlan(const Batch& batch, Flight& flight) const {

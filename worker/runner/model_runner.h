@@ -16,6 +16,7 @@
 #include "worker/core/request.h"
 #include "worker/runner/model_shard.h"
 #include "worker/runner/rank_group.h"
+#include "worker/runner/rank_work.h"
 #include "worker/runner/step_plan.h"
 #include "worker/sample/sampler.h"
 #include "worker/sched/batch.h"
@@ -63,6 +64,9 @@ class ModelRunner {
   void Collect(StepOutcome& outcome);
   // Both die on a broken invariant (shapes, ids) and when another rank is lost, which they name.
 
+  // What each rank has done so far: this one first, then those whose memory it shares.
+  void ReadRanks(std::vector<RankWork>& ranks) const;
+
   int32_t num_blocks() const { return shard_->num_blocks(); }
   int32_t vocab_size() const { return shard_->vocab_size(); }
   int64_t weight_bytes() const { return shard_->weight_bytes(); }
@@ -105,6 +109,7 @@ class ModelRunner {
   const Options options_;
   std::unique_ptr<ModelShard> shard_;
   PlanSender sender_;
+  RankWork work_;
 
   std::vector<Flight> flights_;  // [depth], a ring
   int32_t first_flight_ = 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "proto/support/status_macros.h"
+#include "worker/runner/rank_work.h"
 
 namespace paceline::worker {
 namespace {
@@ -198,13 +199,19 @@ absl::Status RunRank(const model::GgufFile& file,
                    ModelShard::Create(file, config, options));
   PlanReceiver receiver;
   StepPlan plan;
+  RankWork work;
   for (;;) {
     {
       const TraceSpan span(shard->track(), "await plan");
       ASSIGN_OR_RETURN(const bool more, receiver.Receive(group, plan));
       if (!more) return absl::OkStatus();
     }
-    RETURN_IF_ERROR(RunStep(plan, *shard));
+    {
+      const WorkScope scope(&group, work);
+      RETURN_IF_ERROR(RunStep(plan, *shard));
+    }
+    ++work.steps;
+    PublishWork(group, work);
     if (options.trace != nullptr) options.trace->EndStep(/*keep=*/true);
   }
 }

@@ -96,6 +96,7 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinLocalRanks(const LocalRanks& rank
   group->place = RankPlace::Of(rank, ranks.sizes.tensor_size, ranks.sizes.num_stages);
   if (ranks.all == nullptr) return group;
   ASSIGN_OR_RETURN(group->all, JoinShmGroup(ranks.all, rank, {}));
+  group->seats = ranks.all;
   group->pulse = std::make_unique<Pulse>(ranks.Beats(rank));
   const std::shared_ptr<ShmGroup>& stage = ranks.stages[group->place.stage];
   if (stage == nullptr) return group;
@@ -114,6 +115,8 @@ absl::StatusOr<std::unique_ptr<RankGroup>> JoinRanksOfNodes(const LocalRanks& ra
       JoinTcpReplica(options, rank, ranks.sizes.tensor_size, ranks.stages[group->place.stage]));
   group->all = std::move(replica.all);
   group->peers = std::move(replica.peers);
+  group->seats = ranks.all;
+  group->first_seat = ranks.first();
   group->pulse = std::make_unique<Pulse>(ranks.Beats(rank));
   if (ranks.sizes.tensor_size > 1) group->tensor = std::move(replica.stage);
   return group;

@@ -30,10 +30,16 @@ struct RankGroup {
   RankPlace place;
   std::unique_ptr<Communicator> all;     // null: one rank alone
   std::unique_ptr<Communicator> tensor;  // of its stage, in tensor-rank order; null: one
+  std::shared_ptr<ShmGroup> seats;       // of the ranks of this host; null: one alone
+  int32_t first_seat = 0;                // the rank that has the first one
   std::vector<Socket> peers;             // across hosts: as TcpReplica says
   std::unique_ptr<Pulse> pulse;          // null: one rank
 
   bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
+  // What the exchanges with other ranks have taken so far.
+  int64_t waited_ns() const {
+    return (all == nullptr ? 0 : all->waited_ns()) + (tensor == nullptr ? 0 : tensor->waited_ns());
+  }
   // Returns when every rank has called it, without limit; from then on operations have one.
   absl::Status AwaitAll();
   // Rank in `all`.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "proto/support/log.h"
+#include "proto/support/log_format.h"
 #include "proto/support/trace.h"
 #include "worker/service/submit.h"
 
@@ -125,9 +126,9 @@ void AttachSession::OnSubmit(const v1::Submit& submit) {
       RequestFromSubmit(submit, limits, session_.load(), clock_.NowNs());
   if (!request.ok()) {
     // Without the id, which may be what is wrong with it.
-    spdlog::warn("a request is refused: {}{}",
-                 std::string(request.status().message()),
-                 IsValidTraceparent(submit.traceparent()) ? TraceNote(submit.traceparent()) : "");
+    const LogRequest about(
+        "", IsValidTraceparent(submit.traceparent()) ? submit.traceparent() : std::string_view());
+    spdlog::warn("a request is refused: {}", std::string(request.status().message()));
     Refuse(submit, request.status());
     return;
   }
@@ -135,11 +136,9 @@ void AttachSession::OnSubmit(const v1::Submit& submit) {
   accepted.mutable_accepted()->set_request_id(request->id);
   accepted.mutable_accepted()->set_attempt(request->attempt);
   callbacks_.send(std::move(accepted));
-  spdlog::debug("request {}: {} tokens, {} choices{}",
-                request->id,
-                request->token_ids.size(),
-                request->n,
-                TraceNote(request->traceparent));
+  const LogRequest about(request->id, request->traceparent);
+  spdlog::debug(
+      "request {}: {} tokens, {} choices", request->id, request->token_ids.size(), request->n);
   engine_.Submit(std::make_shared<const Request>(*std::move(request)));
 }
 

@@ -17,6 +17,18 @@ TEST(AddressListTest, TakesListsAndDnsNames) {
   EXPECT_TRUE(dns.fixed.empty());
 }
 
+TEST(AddressListTest, TakesKubernetesServices) {
+  const WorkerAddresses full = *ParseWorkerAddresses("kubernetes:///llm-workers.models:50061");
+  EXPECT_EQ(full.service, "llm-workers");
+  EXPECT_EQ(full.name_space, "models");
+  EXPECT_EQ(full.service_port, "50061");
+  EXPECT_TRUE(full.fixed.empty());
+  EXPECT_TRUE(full.dns_name.empty());
+  const WorkerAddresses brief = *ParseWorkerAddresses("kubernetes:///workers:plane");
+  EXPECT_EQ(brief.name_space, "");
+  EXPECT_EQ(brief.service_port, "plane");
+}
+
 TEST(AddressListTest, RefusesEverythingElse) {
   for (const char* bad : {"",
                           "a",
@@ -31,6 +43,15 @@ TEST(AddressListTest, RefusesEverythingElse) {
                           "::1:7",
                           "http://a:1",
                           "dns:///a",
+                          "kubernetes:///a",
+                          "kubernetes:///a:",
+                          "kubernetes:///:1",
+                          "kubernetes:///a:0",
+                          "kubernetes:///a:65536",
+                          "kubernetes:///a.b.c:1",
+                          "kubernetes:///a/../b:1",
+                          "kubernetes:///a:1,b:1",
+                          "kubernetes:///A:1",
                           "a b:1",
                           "a:1x"}) {
     EXPECT_FALSE(ParseWorkerAddresses(bad).ok()) << bad;

@@ -319,6 +319,26 @@ TEST_F(FleetTest, FollowsAName) {
   EXPECT_EQ(fleet_->replicas().size(), 1U);
 }
 
+TEST_F(FleetTest, AttachesToTheAddressesThatItIsTold) {
+  AddWorker("a:1");
+  AddWorker("b:1");
+  Start("kubernetes:///workers:1");
+  EXPECT_TRUE(fleet_->replicas().empty());
+  fleet_->SetAddresses({"b:1", "a:1"});
+  Pass(100);
+  EXPECT_THAT(recorder_.events, testing::UnorderedElementsAre("up a:1", "up b:1"));
+  fleet_->SetAddresses({"b:1"});
+  Pass(100);
+  EXPECT_EQ(fleet_->replicas().size(), 2U);  // it serves until its link ends
+  workers_["a:1"]->Kill();
+  Pass(100);
+  EXPECT_EQ(fleet_->replicas().size(), 1U);
+  fleet_->SetAddresses({"a:1", "b:1"});
+  workers_["a:1"]->Restart();
+  Pass(1'000);
+  EXPECT_EQ(fleet_->replicas().size(), 2U);
+}
+
 TEST_F(FleetTest, WorkersThatAreNoLongerNamedLeaveWhenTheyHaveNothingToDo) {
   AddWorker("a:1");
   AddWorker("b:1");

@@ -48,6 +48,36 @@ TEST(RouterMetricsTest, ExportsVllmNamesWithTheirLabels) {
   EXPECT_THAT(text, HasSubstr(R"(vllm:num_requests_waiting{engine="router",model_name="m"} 2)"));
 }
 
+TEST(RouterMetricsTest, CountsByTenant) {
+  RouterMetrics metrics;
+  CallStats call = Finished();
+  call.tenant = "acme";
+  metrics.OnFinished(call);
+  metrics.OnFinished(call);
+  call.tenant = "key-0123abcd";  // of a key that names none
+  metrics.OnFinished(call);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr(R"(paceline_router_tenant_requests_total{tenant="acme"} 2)"));
+  EXPECT_THAT(text, HasSubstr(R"(tenant_tokens_total{kind="prompt",tenant="acme"} 14)"));
+  EXPECT_THAT(text, HasSubstr(R"(tenant_tokens_total{kind="generated",tenant="acme"} 10)"));
+  EXPECT_THAT(text, HasSubstr(R"(tenant_queue_seconds_total{tenant="acme"} 1)"));
+  EXPECT_THAT(text, HasSubstr(R"(tenant_requests_total{tenant="unnamed"} 1)"));
+  EXPECT_THAT(text, Not(HasSubstr("0123abcd")));
+}
+
+TEST(RouterMetricsTest, TenantsAreBounded) {
+  RouterMetrics metrics;
+  CallStats call = Finished();
+  for (int i = 0; i < 40; ++i) {
+    call.tenant = "t" + std::to_string(i);
+    metrics.OnFinished(call);
+  }
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr(R"(tenant_requests_total{tenant="t31"} 1)"));
+  EXPECT_THAT(text, Not(HasSubstr(R"(tenant="t32")")));
+  EXPECT_THAT(text, HasSubstr(R"(tenant_requests_total{tenant="other"} 8)"));
+}
+
 TEST(RouterMetricsTest, UsesVllmBuckets) {
   RouterMetrics metrics;
   metrics.OnFirstToken("m", "r0", 0.03);

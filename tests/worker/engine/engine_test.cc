@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "kernels/dispatch.h"
 #include "tests/fakes/engine_harness.h"
+#include "tests/fakes/recording_spans.h"
 
 namespace paceline::worker {
 namespace {
@@ -315,8 +316,10 @@ TEST(EngineTest, ARequestThatCanNeverFitIsRefusedAtOnce) {
 }
 
 TEST(EngineTest, ARequestThatMasksEveryTokenEndsWithAnError) {
-  EngineHarness engine({.num_blocks = 64});
+  RecordingSpans spans;
+  EngineHarness engine({.num_blocks = 64, .spans = &spans});
   Request request = EngineHarness::MakeRequest("r", EngineHarness::Prompt(20, 1), 5);
+  request.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   request.sampling.ignore_eos = false;
   request.sampling.min_tokens = 3;
   request.sampling.allowed_token_ids = {model::kTinyImEnd};
@@ -325,6 +328,9 @@ TEST(EngineTest, ARequestThatMasksEveryTokenEndsWithAnError) {
   EXPECT_EQ(answer.error.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(answer.error.message()), testing::HasSubstr("no token"));
   engine.WaitUntilIdle();
+  ASSERT_EQ(spans.Named("prefill").size(), 1U);
+  EXPECT_EQ(spans.Named("prefill")[0].error, "error");
+  EXPECT_TRUE(spans.Named("decode").empty());
 }
 
 TEST(EngineTest, StopTokensEndAChoice) {
@@ -339,6 +345,41 @@ TEST(EngineTest, StopTokensEndAChoice) {
   EXPECT_EQ(stopped.stop_token_id, all.token_ids[6]);
   EXPECT_LE(stopped.token_ids.size(), 7U);
   EXPECT_EQ(stopped.token_ids.back(), all.token_ids[6]);
+}
+
+TEST(EngineTest, ARecordedRequestLeavesSpansUnderItsRouters) {
+  RecordingSpans spans;
+  std::set<std::string> ids;
+  {
+    EngineHarness engine({.spans = &spans});
+    Request request = EngineHarness::MakeRequest("r", EngineHarness::Prompt(40, 1), 6);
+    request.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    engine.Run(request);
+    request.id = "not recorded";
+    request.traceparent.back() = '0';
+    engine.Run(request);
+    request.id = "no trace";
+    request.traceparent.clear();
+    engine.Run(request);
+  }
+  ASSERT_EQ(spans.All().size(), 3U);
+  int64_t end_ns = 0;
+  for (const char* name : {"queue", "prefill", "decode"}) {
+    ASSERT_EQ(spans.Named(name).size(), 1U) << name;
+    const Span span = spans.Named(name)[0];
+    EXPECT_EQ(span.trace_id, "0af7651916cd43dd8448eb211c80319c");
+    EXPECT_EQ(span.parent_id, "b7ad6b7169203331");
+    EXPECT_EQ(span.error, "");
+    EXPECT_EQ(TextOf(span, "paceline.choice"), "0");
+    if (end_ns != 0) {
+      EXPECT_EQ(span.start_ns, end_ns) << name;
+    }
+    EXPECT_GE(span.end_ns, span.start_ns);
+    end_ns = span.end_ns;
+    EXPECT_TRUE(ids.insert(span.id).second);
+  }
+  EXPECT_EQ(TextOf(spans.Named("prefill")[0], "paceline.tokens"), "40");
+  EXPECT_EQ(TextOf(spans.Named("decode")[0], "paceline.tokens"), "6");
 }
 
 TEST(EngineTest, AnIdleEngineBeats) {
