@@ -120,6 +120,12 @@ CLUSTER = [
           (rate("paceline_router_slow_reader_cancels_total", NAMESPACE)[0], "given up"),
           (rate("paceline_router_late_results_total", NAMESPACE)[0], "late results")], ""),
     ]),
+    ("Traces", [
+        ("Spans", "timeseries", "ops",
+         [rate("paceline_router_trace_spans_total", NAMESPACE, "outcome"),
+          rate("paceline_worker_trace_spans_total", NAMESPACE, "outcome")],
+         "Only where traces are exported. dropped: the queue was full; failed: the collector did not take them."),
+    ]),
     ("Cache", [
         ("KV cache in use", "timeseries", "percentunit",
          [(f'max by (instance) (vllm:kv_cache_usage_perc{{{NAMESPACE},engine="0",model_name=~"$model"}})',
@@ -154,6 +160,25 @@ REPLICAS = [
         ("Time in steps", "timeseries", "percentunit",
          [(f"sum by (instance, phase) (rate(paceline_worker_step_seconds_sum{{{MODEL}}}[$interval]))",
            "{{instance}} {{phase}}")], "1: the engine never rests."),
+    ]),
+    ("Ranks", [
+        ("Ranks at work", "timeseries", "percentunit",
+         [(f"sum by (instance, rank) (rate(paceline_worker_rank_compute_seconds_total{{{MODEL}}}[$interval]))",
+           "{{instance}} rank {{rank}}")], "Share of the time; ranks of other hosts are not seen here."),
+        ("Ranks waiting for each other", "timeseries", "percentunit",
+         [(f"sum by (instance, rank) (rate(paceline_worker_rank_wait_seconds_total{{{MODEL}}}[$interval]))",
+           "{{instance}} rank {{rank}}")],
+         "Collectives, and what stages send each other. One that waits little holds up those that wait much."),
+        ("Step time of ranks", "timeseries", "s",
+         [(f"sum by (instance, rank) (rate(paceline_worker_rank_compute_seconds_total{{{MODEL}}}[$interval]))"
+           f" / sum by (instance, rank) (rate(paceline_worker_rank_steps_total{{{MODEL}}}[$interval]))",
+           "{{instance}} rank {{rank}}")], "At work, mean of a step."),
+        ("Ranks up", "timeseries", "short",
+         [(f"sum by (instance) (paceline_worker_rank_up{{{MODEL}}})", "{{instance}}")],
+         "That show that they live."),
+        ("Ranks started anew", "timeseries", "short",
+         [(f"sum by (instance) (increase(paceline_worker_rank_restarts_total{{{MODEL}}}[$interval]))",
+           "{{instance}}")], "All ranks of a worker at once."),
     ]),
     ("Batch", [
         ("Sequences by state", "timeseries", "short",
@@ -192,13 +217,28 @@ REPLICAS = [
 TENANTS = [
     ("Share", [
         ("Requests by class of tenant", "timeseries", "reqps", [rate(REQUESTS, NAMESPACE, "tenant_class")],
-         "keyed: with an API key; default: no keys are set; none: no key was accepted. Labels never name a tenant."),
+         "keyed: with an API key; default: no keys are set; none: no key was accepted."),
         ("Refused or failed, by class", "timeseries", "reqps",
          [rate(REQUESTS, f'{NAMESPACE},code!="ok"', "tenant_class, code")], ""),
         ("Share that is not ok, by class", "timeseries", "percentunit",
          [(f'(sum by (tenant_class) (rate({REQUESTS}{{{NAMESPACE},code!="ok"}}[$interval]))'
            f" or 0 * sum by (tenant_class) (rate({REQUESTS}{{{NAMESPACE}}}[$interval])))"
            f" / sum by (tenant_class) (rate({REQUESTS}{{{NAMESPACE}}}[$interval]))", "{{tenant_class}}")], ""),
+    ]),
+    ("By tenant", [
+        ("Tokens per second", "timeseries", "short",
+         [rate("paceline_router_tenant_tokens_total", NAMESPACE, "tenant, kind")],
+         "Tenants that the keys name, the first 32; unnamed: keys without a tenant; other: the rest."),
+        ("Share of tokens", "timeseries", "percentunit",
+         [(f"sum by (tenant) (rate(paceline_router_tenant_tokens_total{{{NAMESPACE}}}[$interval]))"
+           f" / ignoring (tenant) group_left () sum(rate(paceline_router_tenant_tokens_total{{{NAMESPACE}}}[$interval]))",
+           "{{tenant}}")], "The queue is fair over tenants, by tokens."),
+        ("Requests", "timeseries", "reqps",
+         [rate("paceline_router_tenant_requests_total", NAMESPACE, "tenant")], "That ran."),
+        ("Mean time in the queue", "timeseries", "s",
+         [(f"sum by (tenant) (rate(paceline_router_tenant_queue_seconds_total{{{NAMESPACE}}}[$interval]))"
+           f" / sum by (tenant) (rate(paceline_router_tenant_requests_total{{{NAMESPACE}}}[$interval]))",
+           "{{tenant}}")], "Of requests that ran."),
     ]),
     ("Waiting", [
         ("Time in the queue", "timeseries", "s", quantiles(QUEUE, ROUTER), "Of all tenants."),

@@ -22,7 +22,8 @@ def test_pods_keep_to_the_restricted_profile(name):
         assert pod.get("runAsUser") != 0, where
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, where
         assert not spec.get("hostNetwork") and not spec.get("hostPID") and not spec.get("hostIPC")
-        assert spec["automountServiceAccountToken"] is False, where
+        asks_api = chart.value_sets()[name].get("discovery") and where.endswith("-router")
+        assert spec["automountServiceAccountToken"] is bool(asks_api), where
         # A Service called "paceline" would otherwise set the variable of an option.
         assert spec["enableServiceLinks"] is False, where
         allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
@@ -124,6 +125,29 @@ def test_routers_look_for_rank_0_of_every_model():
         f"dns:///{service['metadata']['name']}.llm.svc:50061"
 
 
+@pytest.mark.parametrize("name", ["kubernetes_discovery", "kubernetes_discovery_own_account"])
+def test_a_token_may_only_list_and_watch_endpoint_slices(name):
+    manifests = chart.objects(name)
+    by_kind = {kind: [o for o in manifests if o["kind"] == kind]
+               for kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount")}
+    assert not by_kind["ClusterRole"] and not by_kind["ClusterRoleBinding"]
+    (role,), (binding,) = by_kind["Role"], by_kind["RoleBinding"]
+    assert role["rules"] == [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"],
+                              "verbs": ["list", "watch"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    (subject,) = binding["subjects"]
+    accounts = {where: spec["serviceAccountName"] for where, _, spec in chart.pods(manifests)}
+    routers = {where for where in accounts if where.endswith("-router")}
+    assert {accounts[where] for where in routers} == {subject["name"]}
+    if name == "kubernetes_discovery":
+        assert subject["name"] in {o["metadata"]["name"] for o in by_kind["ServiceAccount"]}
+        assert subject["name"] not in {a for where, a in accounts.items() if where not in routers}
+    router = next(spec for where, _, spec in chart.pods(manifests) if where in routers)
+    service = next(o for o in manifests if o["kind"] == "Service" and o["spec"].get("clusterIP") == "None")
+    assert argument(router["containers"][0], "--workers") == \
+        f"kubernetes:///{service['metadata']['name']}.llm:50061"
+
+
 # ---- network -------------------------------------------------------------------------------------
 
 def can_reach(manifests, source, target, port, namespace="llm"):
@@ -209,6 +233,34 @@ def test_who_may_reach_what_is_outside(network, pod, namespace, port, inward, al
     manifests, pods = network
     ends = (None, pods[pod]) if inward else (pods[pod], None)
     assert can_reach(manifests, *ends, port, namespace=namespace) is allowed
+
+
+@pytest.mark.parametrize("name, namespace, port, allowed", [
+    ("defaults", "internet", 443, False),
+    ("kubernetes_discovery", "internet", 443, True),
+    ("kubernetes_discovery", "internet", 6443, True),
+    ("kubernetes_discovery", "internet", 80, False),
+    ("tracing", "monitoring", 4318, True),
+    ("tracing", "other", 4318, False),
+    ("tracing", "monitoring", 9090, False),
+    ("tracing_elsewhere", "internet", 443, True),
+    ("tracing_elsewhere", "internet", 4318, False),
+])
+def test_what_routers_may_reach_when_they_are_asked_to(name, namespace, port, allowed):
+    manifests = chart.objects(name)
+    router = next(labels for where, labels, _ in chart.pods(manifests) if where.endswith("-router"))
+    assert can_reach(manifests, router, None, port, namespace=namespace) is allowed
+
+
+def test_traces_of_workers_reach_the_collector_too():
+    manifests = chart.objects("tracing")
+    for where, labels, spec in chart.pods(manifests):
+        if labels["app.kubernetes.io/component"] == "test":
+            continue
+        assert can_reach(manifests, labels, None, 4318, namespace="monitoring"), where
+        assert can_reach(manifests, labels, None, 53, namespace="kube-system"), where
+        assert argument(spec["containers"][0], "--otlp-traces-endpoint") == \
+            "http://collector.monitoring:4318/v1/traces"
 
 
 # ---- secrets -------------------------------------------------------------------------------------
@@ -316,8 +368,10 @@ def test_probes_and_scrapes_speak_tls_where_the_ports_do():
 
 # ---- features ------------------------------------------------------------------------------------
 
-def test_nothing_asks_for_rights():
+def test_nothing_asks_for_rights_but_discovery():
     for name in SETS:
+        if "discovery" in chart.value_sets()[name]:
+            continue
         assert not chart.kind(name, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
 
 

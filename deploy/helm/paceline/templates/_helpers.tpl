@@ -70,6 +70,15 @@ annotations:
 {{- end -}}
 {{- end -}}
 
+{{/* The routers': their own where they ask the Kubernetes API. */}}
+{{- define "paceline.routerServiceAccount" -}}
+{{- if and .Values.serviceAccount.create (eq .Values.discovery.mode "kubernetes") -}}
+{{- printf "%s-router" (include "paceline.serviceAccount" .) -}}
+{{- else -}}
+{{- include "paceline.serviceAccount" . -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "paceline.authSecret" -}}
 {{- .Values.auth.existingSecret | default (printf "%s-api-keys" (include "paceline.fullname" .)) -}}
 {{- end -}}
@@ -191,6 +200,10 @@ data:
 {{- define "paceline.pod" -}}
 serviceAccountName: {{ include "paceline.serviceAccount" . }}
 automountServiceAccountToken: false
+{{ include "paceline.podRest" . }}
+{{- end -}}
+
+{{- define "paceline.podRest" -}}
 # A Service named "paceline" would set PACELINE_PORT, which is an option's variable.
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
@@ -256,6 +269,15 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* The rule that lets traces out. */}}
+{{- define "paceline.tracingEgress" -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $port := regexFind ":[0-9]+" (regexReplaceAll "^https?://([^/]*).*" . "${1}") | trimPrefix ":" | default (hasPrefix "https" . | ternary "443" "80") -}}
+- to:
+    {{- toYaml ($.Values.networkPolicy.collectors | default (list (dict "namespaceSelector" (dict)) (dict "ipBlock" (dict "cidr" "0.0.0.0/0")) (dict "ipBlock" (dict "cidr" "::/0")))) | nindent 4 }}
+  ports: [{port: {{ $port }}}]
+{{- end -}}
+{{- end -}}
 
 {{/* An entry of .Values.models with its defaults: (dict "root" $ "model" M), as JSON. */}}
 {{- define "paceline.model" -}}

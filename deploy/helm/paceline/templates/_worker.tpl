@@ -106,6 +106,9 @@ containers:
       - --log-level={{ .root.Values.log.level }}
       {{- end }}
       - --log-format={{ .root.Values.log.format }}
+      {{- with .root.Values.tracing.endpoint }}
+      - "--otlp-traces-endpoint={{ . }}"
+      {{- end }}
     {{- with $m.extraEnv }}
     env:
       {{- toYaml . | nindent 6 }}
