@@ -279,6 +279,8 @@ def test_every_metric_in_a_query_is_one_that_the_binary_exports(seen):
 
 def test_the_manual_has_every_metric_and_no_other(seen):
     rare = {f"paceline_router_{name}_total" for name in ("slow_reader_cancels", "stream_pauses", "late_results")}
+    rare |= {f"paceline_{process}_certificate_expiry_timestamp_seconds" for process in ("router", "worker")}
+    rare |= {"paceline_worker_gpu_memory_bytes", "paceline_worker_gpu_utilization"}  # no TLS, no GPU here
     assert rare <= documented()
     assert seen["types"] | rare == documented()
 
