@@ -98,6 +98,7 @@ class HttpTlsTest : public testing::Test {
  protected:
   void Serve(HttpServer::Options options = {}) {
     options.tls = &source_;
+    server_ = nullptr;  // uses its handler to the end
     handler_ =
         std::make_unique<ApiHandler>(ApiHandler::Options{.service = &service_, .version = "1"});
     server_ = std::make_unique<HttpServer>(options, handler_.get());
