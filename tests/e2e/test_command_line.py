@@ -407,13 +407,6 @@ class TestOutput:
         assert "paceline_router_" in server.operator("/metrics")
         assert server.stop() == 0
 
-    def test_json_log(self, start_cluster):
-        server = start_cluster("--log-format", "json", "--kv-cache-memory", "64MiB",
-                               "--max-model-len", "512", replicas=1)
-        assert server.stop() == 0
-        found = [json.loads(line) for line in server.lines if line.startswith("{")]
-        assert found
-
 
 class TestPermission:
     def test_model_that_may_not_be_read(self):
