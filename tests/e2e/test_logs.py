@@ -103,7 +103,8 @@ def lose_a_worker(site):
         "prompt": f"Once upon a time {CANARY}", "max_tokens": 300, "temperature": 0, "ignore_eos": True})
     for _ in range(5):
         next(stream)
-    pid = next(pid for pid, count in site.router.sequences().items() if count)
+    pid = eventually(lambda: next((pid for pid, count in site.router.sequences().items() if count), None),
+                     10, "a worker says that it runs it")
     os.kill(pid, signal.SIGKILL)
     for _ in stream:
         pass

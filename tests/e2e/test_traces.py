@@ -124,7 +124,8 @@ def test_a_failover_is_a_span_with_both_replicas(collector, traced, ask):
                                             "temperature": 0, "ignore_eos": True})
     for _ in range(10):
         next(stream)
-    pid = next(pid for pid, count in traced.sequences().items() if count)
+    pid = eventually(lambda: next((pid for pid, count in traced.sequences().items() if count), None),
+                     10, "a worker says that it runs it")
     os.kill(pid, signal.SIGKILL)
     for _ in stream:
         pass
