@@ -1,0 +1,151 @@
+// A Llama on a device, as its two sources see it: device_llama_load.cc takes memory, weights and
+// the cache, device_llama.cc runs steps. Private to this folder. Made on one thread, then the
+// engine thread only.
+#ifndef PACELINE_WORKER_MODELS_DEVICE_DEVICE_LLAMA_CLASS_H_
+#define PACELINE_WORKER_MODELS_DEVICE_DEVICE_LLAMA_CLASS_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "worker/device/device_memory.h"
+#include "worker/models/causal_lm.h"
+#include "worker/models/device/device_linear.h"
+#include "worker/models/device/exchange.h"
+#include "worker/models/device/step_inputs.h"
+#include "worker/models/partition.h"
+#include "worker/models/registry.h"
+
+namespace paceline::worker {
+
+class DeviceLlama final : public CausalLm {
+ public:
+  // LoadDeviceLlama's.
+  static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const model::GgufFile& file,
+                                                        const model::ModelConfig& config,
+                                                        const ModelOptions& options,
+                                                        WeightLoader& loader);
+
+  absl::StatusOr<int32_t> RoomForBlocks(const ForwardContext& context) override;
+  absl::Status ReserveKvCache(int32_t num_blocks) override;
+  absl::Status PrepareBlocks(const ForwardContext& context,
+                             absl::Span<const int32_t> zero_blocks,
+                             absl::Span<const kernels::BlockCopy> copies) override;
+  kernels::MutableMatrix hidden(int64_t rows) override {
+    return kernels::MutableMatrix(staged_hidden_.as<float>(), rows, config_.hidden_size);
+  }
+  kernels::MutableMatrix logits(int64_t rows) override {
+    return kernels::MutableMatrix(staged_logits_.as<float>(), rows, config_.vocab_size);
+  }
+  absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
+  absl::Status ComputeLogits(const ForwardContext& context,
+                             absl::Span<const int32_t> rows,
+                             absl::Span<BestLogit> best) override;
+  Sizes sizes() const override {
+    return {.vocab_size = config_.vocab_size,
+            .weight_bytes = use_.weights,
+            .kv_cache_bytes = use_.kv_cache,
+            .finds_best = true};
+  }
+
+ private:
+  struct DecoderLayer {
+    DeviceBuffer attention_norm;  // [hidden] f32
+    DeviceLinear qkv;
+    DeviceLinear output;
+    DeviceBuffer mlp_norm;  // [hidden] f32
+    DeviceLinear gate_up;
+    DeviceLinear down;
+  };
+
+  // A table of embeddings as it is in the file.
+  struct EmbeddingTable {
+    DeviceBuffer rows;
+    kernels::WeightFormat format = kernels::WeightFormat::kF32;
+    int32_t num_rows = 0;
+  };
+
+  DeviceLlama(const model::ModelConfig& config, const ModelOptions& options, Partition partition)
+      : config_(config), options_(options), partition_(std::move(partition)) {}
+
+  static absl::Status CheckSizes(const model::ModelConfig& config);
+  absl::Status LoadWeights(WeightLoader& loader);
+  absl::Status LoadEnds(WeightLoader& loader);
+  absl::Status LoadLayer(WeightLoader& loader, int64_t index);
+  absl::Status LoadRope(WeightLoader& loader);
+  absl::StatusOr<DeviceBuffer> LoadVector(WeightLoader& loader, const std::string& name);
+  absl::StatusOr<DeviceLinear> LoadLinear(WeightLoader& loader,
+                                          absl::Span<const TensorRows> layers) {
+    return DeviceLinear::Load(loader, stream_, layers, dtype(), use_.weights);
+  }
+  absl::Status AllocateScratch();
+  // A pass as large as there can be, which makes the device's runtime take all the memory that it
+  // will want.
+  absl::Status RunLargest(const ForwardContext& context);
+
+  absl::Status Embed(const ForwardContext& context, const DeviceBatch& batch);
+  absl::Status RunLayer(const ForwardContext& context, const DeviceBatch& batch, int32_t layer);
+  absl::Status Attend(const DeviceBatch& batch, int32_t layer, void* out);
+  // hidden += x W^T, on all ranks.
+  absl::Status AddToHidden(const ForwardContext& context,
+                           const DeviceLinear& linear,
+                           const void* x,
+                           bool is_first,  // rank, which adds what there was
+                           int32_t rows);
+  absl::Status Norm(float* x, const DeviceBuffer& weight, int32_t rows, void* out) const;
+  // The best of the first rows of logits_, on their way to staged_best_.
+  absl::Status FindBest(int32_t num_rows);
+  // Rows of the last pass side by side, in gathered_ or where they are.
+  absl::StatusOr<float*> GatherRows(absl::Span<const int32_t> rows);
+
+  kernels::DType dtype() const { return options_.device.dtype; }
+  int64_t q_size() const { return int64_t{heads().num_heads} * config_.head_dim; }
+  int64_t kv_size() const { return int64_t{heads().num_kv_heads} * config_.head_dim; }
+  int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
+  const AttentionSizes& heads() const { return partition_.attention; }
+  bool adds_up() const { return heads().mode == TensorMode::kFast; }
+  char* kv_layer(int32_t layer) const { return kv_cache_.as<char>() + layer * kv_layer_bytes_; }
+
+  const model::ModelConfig config_;
+  const ModelOptions options_;
+  Partition partition_;
+  DeviceMemoryUse use_;  // outlives the buffers
+  std::unique_ptr<DeviceStream> stream_owner_;
+  kernels::device::Stream stream_ = nullptr;
+
+  std::optional<EmbeddingTable> embedding_;  // first stage
+  std::optional<DeviceLinear> head_;         // last stage
+  DeviceBuffer output_norm_;
+  DeviceBuffer angles_;  // as RopeWriteKvArgs says
+  std::vector<DecoderLayer> layers_;
+
+  DeviceBuffer kv_cache_;  // [layer][block]
+  int64_t kv_block_bytes_ = 0;
+  int64_t kv_layer_bytes_ = 0;
+  int32_t num_blocks_ = 0;
+
+  std::unique_ptr<StepInputs> inputs_;
+  std::unique_ptr<Exchange> exchange_;  // null: one rank has all of a layer
+  // Shared by all layers, [max_batch_tokens, …].
+  DeviceBuffer hidden_;     // f32
+  DeviceBuffer norm_;       // 16 bits
+  DeviceBuffer wide_;       // 16 bits: q, k and v, then gate and up
+  DeviceBuffer own_;        // 16 bits: this rank's part of what follows
+  DeviceBuffer projected_;  // 16 bits: attention's output, then the feed-forward block's inner
+  DeviceBuffer partials_;   // f32, of decode attention
+  DeviceBuffer gathered_;   // f32, [max_logit_rows, hidden]
+  DeviceBuffer logits_;     // f32, [max_logit_rows, vocabulary of this rank]
+  DeviceBuffer best_;       // [max_logit_rows]
+  PinnedBuffer staged_hidden_;
+  PinnedBuffer staged_logits_;
+  PinnedBuffer staged_best_;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_MODELS_DEVICE_DEVICE_LLAMA_CLASS_H_
