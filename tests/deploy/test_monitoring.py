@@ -33,7 +33,10 @@ def test_alerts_fire_when_they_should_and_only_then(outcome, tmp_path):
         case = case[outcome]
         every = case.get("every", "1m")
         expected = [{"labels": f'{{alertname="{name}"}}', "value": 1}] if outcome == "fires" else []
+        # Without the order promtool takes the groups in any, and an alert evaluated before the rule
+        # that it reads sees only that rule's last value, which may be stale.
         file = files.setdefault(every, {"rule_files": [rules.RULES], "evaluation_interval": every,
+                                        "group_eval_order": [g["name"] for g in rules.groups()],
                                         "tests": []})
         file["tests"].append({
             "name": name, "interval": every,
