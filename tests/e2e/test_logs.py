@@ -101,7 +101,7 @@ def lose_a_worker(site):
     """While it streams, so that a failover is logged."""
     eventually(lambda: not any(site.router.sequences().values()), 10, "what was asked before is over")
     stream = Rest(site.router.port, KEY).stream("/v1/completions", {
-        "prompt": f"Once upon a time {CANARY}", "max_tokens": 1500, "temperature": 0, "ignore_eos": True})
+        "prompt": f"Once upon a time {CANARY}", "max_tokens": 900, "temperature": 0, "ignore_eos": True})
     for _ in range(5):
         next(stream)
     pid = eventually(lambda: next((pid for pid, count in site.router.sequences().items() if count), None),

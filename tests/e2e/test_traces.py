@@ -121,7 +121,7 @@ def test_a_failover_is_a_span_with_both_replicas(collector, traced, ask):
     trace_id, _, header = new_traceparent()
     ask.headers["traceparent"] = header
     eventually(lambda: not any(traced.sequences().values()), 10, "what was asked before is over")
-    stream = ask.stream("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 1500,
+    stream = ask.stream("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 900,
                                             "temperature": 0, "ignore_eos": True})
     for _ in range(10):
         next(stream)
