@@ -32,7 +32,6 @@ DeviceChoice Cpu(const EngineOptions& options) {
 // Types that only one kind of device has. Empty: the option may be had.
 std::string NotOnGpus(const EngineOptions& options) {
   if (options.compute_dtype == "float32") return "--compute-dtype float32";
-  if (options.kv_cache_dtype == "int8") return "--kv-cache-dtype int8";
   if (options.kv_cache_dtype == "f16" && options.compute_dtype != "f16") {
     return "--kv-cache-dtype f16 without --compute-dtype f16";
   }
@@ -90,7 +89,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options, int32_t 
                   .dtype = options.compute_dtype == "f16" ? DType::kF16 : DType::kBF16,
                   .memory_utilization = options.gpu_memory_utilization / std::max(1, sharers)};
   choice.compute = kernels::ComputeType::kFloat32;  // weights as they are in the file
-  choice.kv_dtype = choice.place.dtype;
+  choice.kv_dtype = options.kv_cache_dtype == "int8" ? DType::kI8 : choice.place.dtype;
   const char* const type = choice.place.dtype == DType::kF16 ? "f16" : "bf16";
   choice.pci_address = device.pci_address;
   choice.kind = absl::StrCat("cuda-", device.kind, "-", type);

@@ -25,9 +25,9 @@ __device__ __forceinline__ float* Partial(
   return args.partials + ((item * kWarps + granule) * group + row) * (args.head_dim + 2);
 }
 
-template <typename T, int kHeadDim, bool kInt8>
+template <typename T, int kHeadDim, typename Kv>
 __global__ void ChunkKernel(PagedDecodeArgs args) {
-  using Loader = KvLoader<T, kHeadDim, kInt8>;
+  using Loader = KvLoader<T, kHeadDim, Kv>;
   const DecodeItem item = args.items[device::BlockPosition().x];
   if (item.sequence < 0) return;
   const int group = args.num_heads / args.num_kv_heads;
@@ -41,11 +41,11 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
       num_positions < kGranule ? (num_positions + kStep - 1) / kStep : static_cast<int>(kSteps);
   const int warp = device::ThreadPosition().x / 32;
   const int lane = device::ThreadPosition().x % 32;
-  const PagedCache<kHeadDim, kInt8> cache{args.kv,
-                                          args.page_table + int64_t{item.sequence} * args.max_pages,
-                                          args.page_size,
-                                          args.num_kv_heads,
-                                          item.kv_head};
+  const PagedCache<kHeadDim, Kv> cache{args.kv,
+                                       args.page_table + int64_t{item.sequence} * args.max_pages,
+                                       args.page_size,
+                                       args.num_kv_heads,
+                                       item.kv_head};
   const auto copy_step = [&](int step) {
     const auto position_of = [&](int row) {
       return begin + row / kStep * kGranule + step * kStep + row % kStep;
@@ -72,7 +72,7 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
     const int first = warp * kGranule + step * kStep;  // of the chunk
     const int hidden = first_seen - begin - first;
     const int seen = num_positions - first;
-    AddStep<T, kHeadDim, kInt8>(
+    AddStep<T, kHeadDim, Kv>(
         q, tile, kStep * warp, {{hidden, hidden}, {seen, seen}, args.scale, args.soft_cap}, state);
     device::SyncThreads();
   }
@@ -161,12 +161,12 @@ absl::Status PagedDecode(device::Stream stream, const PagedDecodeArgs& args) {
                                                    args.num_kv_heads,
                                                    " KV heads: 1 to 16 each"));
   }
-  return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, bool kInt8>() {
+  return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, typename Kv>() {
     if (auto status = device::Launch(stream,
                                      {args.num_items},
                                      {kThreads},
-                                     KvLoader<T, kHeadDim, kInt8>::kSharedBytes,
-                                     ChunkKernel<T, kHeadDim, kInt8>,
+                                     KvLoader<T, kHeadDim, Kv>::kSharedBytes,
+                                     ChunkKernel<T, kHeadDim, Kv>,
                                      args);
         !status.ok()) {
       return status;

@@ -59,8 +59,8 @@ struct PagedDecodeArgs {
   int32_t num_kv_heads;
   int32_t head_dim;  // 64, 80, 96, 128 or 256
   float scale;
-  DType dtype;            // kBF16 or kF16, of q, cache and out
-  bool int8_kv = false;   // the cache is of int8
+  DType dtype;            // kBF16 or kF16, of q and out
+  DType kv_dtype;         // of the cache: dtype or kI8
   int32_t window = 0;     // positions that a row sees, its own the last; 0: all before it
   float soft_cap = 0.0f;  // c > 0: scores become c * tanh(score / c)
 };

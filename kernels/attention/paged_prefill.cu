@@ -12,20 +12,20 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kVectors = kWarps * kQueryRows;
 
-template <typename T, int kHeadDim, bool kInt8>
+template <typename T, int kHeadDim, typename Kv>
 __global__ void PrefillKernel(PagedPrefillArgs args) {
-  using Loader = KvLoader<T, kHeadDim, kInt8>;
+  using Loader = KvLoader<T, kHeadDim, Kv>;
   const PrefillItem item = args.items[device::BlockPosition().x];
   const PrefillSequence sequence = args.sequences[item.sequence];
   const int group = args.num_heads / args.num_kv_heads;
   const int num_vectors = sequence.num_rows * group;
   const int warp = device::ThreadPosition().x / 32;
   const int lane = device::ThreadPosition().x % 32;
-  const PagedCache<kHeadDim, kInt8> cache{args.kv,
-                                          args.page_table + int64_t{item.sequence} * args.max_pages,
-                                          args.page_size,
-                                          args.num_kv_heads,
-                                          item.kv_head};
+  const PagedCache<kHeadDim, Kv> cache{args.kv,
+                                       args.page_table + int64_t{item.sequence} * args.max_pages,
+                                       args.page_size,
+                                       args.num_kv_heads,
+                                       item.kv_head};
 
   // Where vector `row` of this warp lies in a matrix whose rows are so many elements apart.
   const auto offset_of = [&](int row, int64_t stride) {
@@ -73,14 +73,14 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
     state.Clear();
     for (int step = 0; step < kGranule / kStep; ++step) {
       const int first = granule * kGranule + step * kStep;
-      AddStep<T, kHeadDim, kInt8>(q,
-                                  tile,
-                                  step * kStep,
-                                  {{begin_before(ends[0]) - first, begin_before(ends[1]) - first},
-                                   {ends[0] - first, ends[1] - first},
-                                   args.scale,
-                                   args.soft_cap},
-                                  state);
+      AddStep<T, kHeadDim, Kv>(q,
+                               tile,
+                               step * kStep,
+                               {{begin_before(ends[0]) - first, begin_before(ends[1]) - first},
+                                {ends[0] - first, ends[1] - first},
+                                args.scale,
+                                args.soft_cap},
+                               state);
     }
     for (int h = 0; h < 2; ++h) {
       const MergeScales scales = MergeGranule(total.max[h], state.max[h]);
@@ -131,12 +131,12 @@ absl::Status PagedPrefill(device::Stream stream, const PagedPrefillArgs& args) {
   if (args.num_items <= 0) {
     return absl::InvalidArgumentError(absl::StrCat(kOp, ": num_items is ", args.num_items));
   }
-  return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, bool kInt8>() {
+  return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, typename Kv>() {
     return device::Launch(stream,
                           {args.num_items},
                           {kThreads},
-                          KvLoader<T, kHeadDim, kInt8>::kSharedBytes,
-                          PrefillKernel<T, kHeadDim, kInt8>,
+                          KvLoader<T, kHeadDim, Kv>::kSharedBytes,
+                          PrefillKernel<T, kHeadDim, Kv>,
                           args);
   });
 }

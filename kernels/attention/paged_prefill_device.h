@@ -53,8 +53,8 @@ struct PagedPrefillArgs {
   int32_t num_kv_heads;
   int32_t head_dim;  // 64, 80, 96, 128 or 256
   float scale;
-  DType dtype;           // kBF16 or kF16, of q, cache and out
-  bool int8_kv = false;  // as in PagedDecodeArgs
+  DType dtype;     // kBF16 or kF16, of q and out
+  DType kv_dtype;  // as in PagedDecodeArgs
   int32_t window = 0;
   float soft_cap = 0.0f;
 };

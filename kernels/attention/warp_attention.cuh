@@ -27,10 +27,14 @@ constexpr float kLowest = -INFINITY;
 template <int kHeadDim>
 constexpr int kPitch = kHeadDim + 8;
 
+template <typename Kv>
+constexpr bool kHasScales = sizeof(typename Kv::Bits) == 1;
+
 // Where K (which = 0) or V (1) of a position lies in the cache (paged_decode_device.h).
-template <int kHeadDim, bool kInt8>
+template <int kHeadDim, typename Kv>
 struct PagedCache {
-  static constexpr int kRowBytes = kInt8 ? kHeadDim : 2 * kHeadDim;
+  static constexpr int kRowBytes = kHeadDim * sizeof(typename Kv::Bits);
+  static constexpr int kScaleBytes = kHasScales<Kv> ? sizeof(float) : 0;  // of a row
 
   const void* kv;
   const int32_t* pages;  // of the sequence
@@ -42,45 +46,44 @@ struct PagedCache {
   __device__ const char* Head(int which, int position) const {
     const int64_t page = pages[position / page_size];
     const int64_t head = (page * num_kv_heads + kv_head) * 2 + which;
-    return static_cast<const char*>(kv) +
-           head * page_size * (kRowBytes + (kInt8 ? static_cast<int>(sizeof(float)) : 0));
+    return static_cast<const char*>(kv) + head * page_size * (kRowBytes + kScaleBytes);
   }
   __device__ const char* Row(int which, int position) const {
     return Head(which, position) + position % page_size * kRowBytes;
   }
   __device__ const char* Scale(int which, int position) const {
-    return Head(which, position) + page_size * kRowBytes + position % page_size * sizeof(float);
+    return Head(which, position) + page_size * kRowBytes + position % page_size * kScaleBytes;
   }
 };
 
 // Keys and values of 64 positions in shared memory, as the tensor cores want them.
 struct KvTile {
   uint16_t* keys;       // [64][pitch], values behind them
-  const float* scales;  // int8: [2][64], of keys and of values
+  const float* scales;  // [2][64], of keys and of values; null: none
 };
 
 // How keys and values come into shared memory: a stage is what asynchronous copies bring. Rows of
-// 16 bits are used where they arrive; int8 is made 16 bits, exactly, in a buffer of its own.
-template <typename T, int kHeadDim, bool kInt8>
+// 16 bits are used where they arrive; 8 are made 16, exactly, in a buffer of its own.
+template <typename T, int kHeadDim, typename Kv>
 struct KvLoader {
-  using Cache = PagedCache<kHeadDim, kInt8>;
+  using Cache = PagedCache<kHeadDim, Kv>;
   static constexpr int kTileBytes = 2 * kGranule * kPitch<kHeadDim> * sizeof(uint16_t);
-  static constexpr int kInt8Bytes = 2 * kGranule * kHeadDim;
+  static constexpr int kRawBytes = 2 * kGranule * kHeadDim;
   static constexpr int kScaleBytes = 2 * kGranule * sizeof(float);
-  static constexpr int kStageBytes = kInt8 ? kInt8Bytes + kScaleBytes : kTileBytes;
-  static constexpr int kSharedBytes = kStages * kStageBytes + (kInt8 ? kTileBytes : 0);
+  static constexpr int kStageBytes = kHasScales<Kv> ? kRawBytes + kScaleBytes : kTileBytes;
+  static constexpr int kSharedBytes = kStages * kStageBytes + (kHasScales<Kv> ? kTileBytes : 0);
 
   __device__ static char* Stage(int step) {
     return device::SharedMemory() + step % kStages * kStageBytes;
   }
 
   // Starts the block's copies of 64 positions, position_of(row) being that of row `row`: runs of 16
-  // or more from a multiple of it. Rows of 16 bits from `end` on become zeros; nobody looks at
-  // those of 8.
+  // or more from a multiple of it. Rows of 16 bits from `end` on become zeros; those of
+  // 8 are always numbers.
   template <int kThreads, typename PositionOfRow>
   __device__ static void Copy(const Cache& cache, PositionOfRow position_of, int end, int step) {
     constexpr int kPieces = Cache::kRowBytes / 16;
-    constexpr int kRowPitch = kInt8 ? kHeadDim : 2 * kPitch<kHeadDim>;
+    constexpr int kRowPitch = kHasScales<Kv> ? kHeadDim : 2 * kPitch<kHeadDim>;
     char* const stage = Stage(step);
     for (int i = device::ThreadPosition().x; i < 2 * kGranule * kPieces; i += kThreads) {
       const int piece = i % kPieces;
@@ -90,16 +93,16 @@ struct KvLoader {
       char* const to = stage + (which * kGranule + row) * kRowPitch + 16 * piece;
       if (position < end) {
         device::CopyAsync16(to, cache.Row(which, position) + 16 * piece);
-      } else if constexpr (!kInt8) {
+      } else if constexpr (!kHasScales<Kv>) {
         for (int j = 0; j < 8; ++j) reinterpret_cast<uint16_t*>(to)[j] = 0;
       }
     }
-    if constexpr (kInt8) {
+    if constexpr (kHasScales<Kv>) {
       for (int i = device::ThreadPosition().x; i < 2 * kGranule / 4; i += kThreads) {
         const int which = i / (kGranule / 4);
         const int position = position_of(i % (kGranule / 4) * 4);
         if (position < end) {
-          device::CopyAsync16(stage + kInt8Bytes + 16 * i, cache.Scale(which, position));
+          device::CopyAsync16(stage + kRawBytes + 16 * i, cache.Scale(which, position));
         }
       }
     }
@@ -110,20 +113,19 @@ struct KvLoader {
   template <int kThreads>
   __device__ static KvTile Get(int step) {
     char* const stage = Stage(step);
-    if constexpr (!kInt8) return {reinterpret_cast<uint16_t*>(stage), nullptr};
-    auto* const tile = reinterpret_cast<uint16_t*>(device::SharedMemory() + kStages * kStageBytes);
-    for (int i = device::ThreadPosition().x; i < kInt8Bytes / 4; i += kThreads) {
-      const uint32_t four = reinterpret_cast<const uint32_t*>(stage)[i];
-      auto* const to = reinterpret_cast<uint32_t*>(tile + 4 * i / kHeadDim * kPitch<kHeadDim> +
-                                                   4 * i % kHeadDim);
-      const auto number = [&](int j) {
-        return static_cast<float>(static_cast<int8_t>(four >> 8 * j));
-      };
-      to[0] = device::Pack<T>(number(0), number(1));
-      to[1] = device::Pack<T>(number(2), number(3));
+    if constexpr (!kHasScales<Kv>) {
+      return {reinterpret_cast<uint16_t*>(stage), nullptr};
+    } else {
+      auto* const tile =
+          reinterpret_cast<uint16_t*>(device::SharedMemory() + kStages * kStageBytes);
+      for (int i = device::ThreadPosition().x; i < kRawBytes / 4; i += kThreads) {
+        uint16_t* const to = tile + 4 * i / kHeadDim * kPitch<kHeadDim> + 4 * i % kHeadDim;
+        Kv::template Unpack<T>(reinterpret_cast<const uint32_t*>(stage)[i],
+                               reinterpret_cast<uint32_t*>(to));
+      }
+      device::SyncThreads();
+      return {tile, reinterpret_cast<const float*>(stage + kRawBytes)};
     }
-    device::SyncThreads();
-    return {tile, reinterpret_cast<const float*>(stage + kInt8Bytes)};
   }
 };
 
@@ -206,7 +208,7 @@ struct StepView {
 };
 
 // Takes in 16 positions of a tile, from row `first` on.
-template <typename T, int kHeadDim, bool kInt8>
+template <typename T, int kHeadDim, typename Kv>
 __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
                                         const KvTile& tile,
                                         int first,
@@ -231,7 +233,7 @@ __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
       for (int i = 0; i < 2; ++i) {
         const int position = n * 8 + lane % 4 * 2 + i;
         float& score = scores[n][2 * h + i];
-        if constexpr (kInt8) score *= tile.scales[first + position];
+        if constexpr (kHasScales<Kv>) score *= tile.scales[first + position];
         score = view.Score(score, h, position);
         most = most > score ? most : score;
       }
@@ -246,7 +248,9 @@ __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
         score = device::Exp2(score - base);
         added += score;
         // There may be no scale where there is no weight.
-        if (kInt8 && score != 0) score *= tile.scales[kGranule + first + n * 8 + lane % 4 * 2 + i];
+        if (kHasScales<Kv> && score != 0) {
+          score *= tile.scales[kGranule + first + n * 8 + lane % 4 * 2 + i];
+        }
       }
     }
     state.max[h] = most;
@@ -291,12 +295,12 @@ absl::Status CheckAttention(const char* op, const Args& args) {
   return absl::OkStatus();
 }
 
-// Calls run.template operator()<T, kHeadDim, kInt8>() for the types of the cache.
+// Calls run.template operator()<T, kHeadDim, Kv>() for the types of vectors and cache.
 template <typename Args, typename Run>
 absl::Status ForAttentionTypes(const char* op, const Args& args, Run run) {
   const auto with_type = [&]<typename T, int kHeadDim>() {
-    return args.int8_kv ? run.template operator()<T, kHeadDim, true>()
-                        : run.template operator()<T, kHeadDim, false>();
+    return args.kv_dtype == DType::kI8 ? run.template operator()<T, kHeadDim, device::Int8>()
+                                       : run.template operator()<T, kHeadDim, T>();
   };
   const auto with_head_dim = [&]<typename T>() -> absl::Status {
     switch (args.head_dim) {
@@ -314,6 +318,9 @@ absl::Status ForAttentionTypes(const char* op, const Args& args, Run run) {
     return absl::InvalidArgumentError(
         absl::StrCat(op, ": head_dim ", args.head_dim, ", not 64, 80, 96, 128 or 256"));
   };
+  if (args.kv_dtype != args.dtype && args.kv_dtype != DType::kI8) {
+    return absl::InvalidArgumentError(absl::StrCat(op, ": a cache of another type"));
+  }
   if (args.dtype == DType::kBF16) return with_head_dim.template operator()<device::Bf16>();
   if (args.dtype == DType::kF16) return with_head_dim.template operator()<device::F16>();
   return absl::InvalidArgumentError(absl::StrCat(op, ": elements must be bf16 or f16"));

@@ -1,4 +1,5 @@
-// The 16-bit types of activations and the KV cache, for kernels that are templates over them.
+// The types of activations and of the KV cache's elements, for kernels that are templates over
+// them.
 #ifndef PACELINE_KERNELS_DEVICE_ELEMENT_CUH_
 #define PACELINE_KERNELS_DEVICE_ELEMENT_CUH_
 
@@ -7,6 +8,7 @@
 namespace paceline::kernels::device {
 
 struct Bf16 {
+  using Bits = uint16_t;
   // Numbers, twice in 32 bits. kNibbleBase | n is kNibbleBase + n for n in [0, 16).
   static constexpr uint32_t kOnes = 0x3f803f80;
   static constexpr uint32_t kSixteens = 0x41804180;
@@ -27,6 +29,8 @@ struct Bf16 {
 };
 
 struct F16 {
+  using Bits = uint16_t;
+
   static constexpr uint32_t kOnes = 0x3c003c00;
   static constexpr uint32_t kSixteens = 0x4c004c00;
   static constexpr uint32_t kNibbleBase = 0x64006400;  // 1024
@@ -49,6 +53,27 @@ template <typename T>
 __device__ __forceinline__ uint32_t Pack(float low, float high) {
   return T::FromFloat(low) | static_cast<uint32_t>(T::FromFloat(high)) << 16;
 }
+
+// ---- Elements of a cache that have a scale for each token's head.
+
+struct Int8 {
+  using Bits = uint8_t;
+  static constexpr float kLargest = 127;
+
+  // To nearest, ties to even. REQUIRES: at most kLargest.
+  static __device__ __forceinline__ Bits FromFloat(float x) {
+    return static_cast<Bits>(RoundToInt8(x));
+  }
+  // Four elements as four of T, exactly.
+  template <typename T>
+  static __device__ __forceinline__ void Unpack(uint32_t four, uint32_t* to) {
+    const auto number = [&](int j) {
+      return static_cast<float>(static_cast<int8_t>(four >> 8 * j));
+    };
+    to[0] = Pack<T>(number(0), number(1));
+    to[1] = Pack<T>(number(2), number(3));
+  }
+};
 
 }  // namespace paceline::kernels::device
 

@@ -69,8 +69,6 @@ absl::Status CopyRows(Stream stream,
 inline absl::Status Copy(Stream stream, void* to, const void* from, int64_t bytes) {
   return CopyRows(stream, to, bytes, from, bytes, bytes, 1);
 }
-// Pieces of device memory as above, all bits 0.
-absl::Status ZeroRows(Stream stream, void* to, int64_t pitch, int64_t width, int64_t rows);
 
 }  // namespace paceline::kernels::device
 

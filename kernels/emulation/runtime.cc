@@ -100,12 +100,5 @@ absl::Status CopyRows(Stream,
   return absl::OkStatus();
 }
 
-absl::Status ZeroRows(Stream, void* to, int64_t pitch, int64_t width, int64_t rows) {
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memset(static_cast<char*>(to) + row * pitch, 0, width);
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace device
 }  // namespace paceline::kernels

@@ -1,4 +1,6 @@
-// A thread block moves 16 KB of one block of one layer. Bound by memory.
+// A thread block moves 16 KB of one block of one layer. Lists go with the launch. Bound by memory.
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "device_backend.cuh"
 #include "kernels/kv_cache/kv_blocks_device.h"
@@ -8,11 +10,17 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kPiecesPerThread = 4;
+constexpr int kMaxItems = 256;  // of a launch, whose arguments are 4 KB at most
 
 struct alignas(16) Piece {
   uint32_t words[4];
 };
 constexpr int kTilePieces = kThreads * kPiecesPerThread;
+
+template <typename Item>
+struct Items {
+  Item item[kMaxItems];
+};
 
 // Calls visit(i) for the pieces of a block that this thread has.
 template <typename Visit>
@@ -31,15 +39,15 @@ __device__ __forceinline__ Piece* PiecesOf(const DeviceKvBlocks& blocks, int32_t
                                   block * blocks.block_bytes);
 }
 
-__global__ void CopyKernel(DeviceKvBlocks blocks, const BlockCopy* copies) {
-  const BlockCopy copy = copies[device::BlockPosition().x];
+__global__ void CopyKernel(DeviceKvBlocks blocks, Items<BlockCopy> copies) {
+  const BlockCopy copy = copies.item[device::BlockPosition().x];
   const Piece* const from = PiecesOf(blocks, copy.from);
   Piece* const to = PiecesOf(blocks, copy.to);
   ForEachPiece(blocks, [&](int64_t i) { to[i] = from[i]; });
 }
 
-__global__ void ZeroKernel(DeviceKvBlocks blocks, const int32_t* ids) {
-  Piece* const to = PiecesOf(blocks, ids[device::BlockPosition().x]);
+__global__ void ZeroKernel(DeviceKvBlocks blocks, Items<int32_t> ids) {
+  Piece* const to = PiecesOf(blocks, ids.item[device::BlockPosition().x]);
   ForEachPiece(blocks, [&](int64_t i) { to[i] = Piece{}; });
 }
 
@@ -47,15 +55,12 @@ template <typename Item>
 absl::Status Run(device::Stream stream,
                  const char* op,
                  const DeviceKvBlocks& blocks,
-                 const Item* items,
-                 int32_t count,
-                 void (*kernel)(DeviceKvBlocks, const Item*)) {
-  if (count <= 0 || blocks.num_layers <= 0 || blocks.num_layers > 65535 ||
-      blocks.block_bytes <= 0 || blocks.block_bytes % 16 != 0 || blocks.layer_bytes % 16 != 0) {
+                 absl::Span<const Item> all,
+                 void (*kernel)(DeviceKvBlocks, Items<Item>)) {
+  if (blocks.num_layers <= 0 || blocks.num_layers > 65535 || blocks.block_bytes <= 0 ||
+      blocks.block_bytes % 16 != 0 || blocks.layer_bytes % 16 != 0) {
     return absl::InvalidArgumentError(absl::StrCat(op,
-                                                   ": ",
-                                                   count,
-                                                   " blocks of ",
+                                                   ": blocks of ",
                                                    blocks.num_layers,
                                                    " layers of ",
                                                    blocks.block_bytes,
@@ -65,24 +70,35 @@ absl::Status Run(device::Stream stream,
   }
   constexpr int64_t kTileBytes = kTilePieces * sizeof(Piece);
   const auto tiles = static_cast<int32_t>((blocks.block_bytes + kTileBytes - 1) / kTileBytes);
-  return device::Launch(
-      stream, {count, blocks.num_layers, tiles}, {kThreads}, 0, kernel, blocks, items);
+  for (size_t first = 0; first < all.size(); first += kMaxItems) {
+    const auto some = all.subspan(first, kMaxItems);
+    Items<Item> items{};
+    std::copy(some.begin(), some.end(), items.item);
+    const absl::Status status =
+        device::Launch(stream,
+                       {static_cast<int32_t>(some.size()), blocks.num_layers, tiles},
+                       {kThreads},
+                       0,
+                       kernel,
+                       blocks,
+                       items);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::Status DeviceCopyBlocks(device::Stream stream,
                               const DeviceKvBlocks& blocks,
-                              const BlockCopy* copies,
-                              int32_t num_copies) {
-  return Run(stream, "DeviceCopyBlocks", blocks, copies, num_copies, CopyKernel);
+                              absl::Span<const BlockCopy> copies) {
+  return Run(stream, "DeviceCopyBlocks", blocks, copies, CopyKernel);
 }
 
 absl::Status DeviceZeroBlocks(device::Stream stream,
                               const DeviceKvBlocks& blocks,
-                              const int32_t* ids,
-                              int32_t num_ids) {
-  return Run(stream, "DeviceZeroBlocks", blocks, ids, num_ids, ZeroKernel);
+                              absl::Span<const int32_t> ids) {
+  return Run(stream, "DeviceZeroBlocks", blocks, ids, ZeroKernel);
 }
 
 }  // namespace paceline::kernels

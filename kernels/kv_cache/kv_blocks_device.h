@@ -1,11 +1,12 @@
 // Copies and clears blocks of the device's paged KV cache, in all layers at once. Stateless;
-// enqueues on the stream; pointers are of device memory.
+// enqueues on the stream. Lists are of the host's memory and are read before the call returns.
 #ifndef PACELINE_KERNELS_KV_CACHE_KV_BLOCKS_DEVICE_H_
 #define PACELINE_KERNELS_KV_CACHE_KV_BLOCKS_DEVICE_H_
 
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "kernels/device/stream.h"
 #include "kernels/kv_cache/layout.h"
 
@@ -19,18 +20,16 @@ struct DeviceKvBlocks {
   int32_t num_layers;
 };
 
-// Copies blocks, all at the same time: none may be a source and a destination, or a destination
-// twice. InvalidArgument for sizes that do not fit; Internal when the launch fails.
+// Copies blocks in any order: none may be a source and a destination, or a destination twice.
+// InvalidArgument for sizes that do not fit; Internal when a launch fails.
 absl::Status DeviceCopyBlocks(device::Stream stream,
                               const DeviceKvBlocks& blocks,
-                              const BlockCopy* copies,  // [num_copies]
-                              int32_t num_copies);
+                              absl::Span<const BlockCopy> copies);
 
 // Fills blocks with zeros.
 absl::Status DeviceZeroBlocks(device::Stream stream,
                               const DeviceKvBlocks& blocks,
-                              const int32_t* ids,  // [num_ids]
-                              int32_t num_ids);
+                              absl::Span<const int32_t> ids);
 
 }  // namespace paceline::kernels
 

@@ -1,5 +1,5 @@
-// A block takes one row, a thread one pair of elements at a time; where keys and values become int8
-// a warp takes one of their heads, for the scale of all. Bound by memory.
+// A block takes one row, a thread one pair of elements at a time; where keys and values become 8
+// bits a warp takes one of their heads, for the scale of all. Bound by memory.
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kMaxPairs = 256 / 2 / 32;  // of a lane, in an int8 cache
+constexpr int kMaxPairs = 256 / 2 / 32;  // of a lane, in a cache of 8 bits
 
 // Two elements of a head that turn together, or past rotary_dim, where nothing turns, neighbours.
 struct Pair {
@@ -99,9 +99,9 @@ __global__ void RopeWriteKvKernel(RopeWriteKvArgs args) {
   }
 }
 
-// A warp stores a head as int8, with its scale (kernels/kv_cache/write_kv_cpu.cc).
-template <typename T>
-__device__ void StoreInt8(const RopeWriteKvArgs& args, const Row<T>& row, int32_t head) {
+// A warp stores a head as Kv, with its scale (kernels/kv_cache/write_kv_cpu.cc has int8).
+template <typename T, typename Kv>
+__device__ void StoreScaled(const RopeWriteKvArgs& args, const Row<T>& row, int32_t head) {
   const int32_t lane = device::ThreadPosition().x % 32;
   const int32_t pairs = args.head_dim / 2;
   Pair mine[kMaxPairs];
@@ -123,23 +123,23 @@ __device__ void StoreInt8(const RopeWriteKvArgs& args, const Row<T>& row, int32_
     finite &= device::ShuffleXor(finite ? 1 : 0, mask) != 0;
   }
   const bool zero = !finite || largest < 1e-30f;
-  const float scale = zero ? (finite ? 0.0f : NAN) : largest / 127.0f;
+  const float scale = zero ? (finite ? 0.0f : NAN) : largest / Kv::kLargest;
   const float inverse = zero ? 0.0f : 1.0f / scale;
   char* const page = row.Page(head, args.head_dim + static_cast<int>(sizeof(float)));
-  auto* const to = reinterpret_cast<int8_t*>(page) + row.token() * args.head_dim;
+  auto* const to = reinterpret_cast<uint8_t*>(page) + row.token() * args.head_dim;
 #pragma unroll
   for (int i = 0; i < kMaxPairs; ++i) {
     if (lane + 32 * i >= pairs) break;
-    to[mine[i].first] = zero ? 0 : device::RoundToInt8(mine[i].a * inverse);
-    to[mine[i].second] = zero ? 0 : device::RoundToInt8(mine[i].b * inverse);
+    to[mine[i].first] = zero ? 0 : Kv::FromFloat(mine[i].a * inverse);
+    to[mine[i].second] = zero ? 0 : Kv::FromFloat(mine[i].b * inverse);
   }
   if (lane == 0) {
     reinterpret_cast<float*>(page + args.page_size * args.head_dim)[row.token()] = scale;
   }
 }
 
-template <typename T>
-__global__ void RopeWriteInt8KvKernel(RopeWriteKvArgs args) {
+template <typename T, typename Kv>
+__global__ void RopeWriteScaledKvKernel(RopeWriteKvArgs args) {
   if (args.slots[device::BlockPosition().x] < 0) return;
   const Row<T> row(args);
   const int32_t pairs = args.head_dim / 2;
@@ -148,7 +148,7 @@ __global__ void RopeWriteInt8KvKernel(RopeWriteKvArgs args) {
   }
   for (int32_t head = device::ThreadPosition().x / 32; head < 2 * args.num_kv_heads;
        head += kWarps) {
-    StoreInt8(args, row, args.num_heads + head);
+    StoreScaled<T, Kv>(args, row, args.num_heads + head);
   }
 }
 
@@ -158,7 +158,7 @@ absl::Status RopeWriteKv(device::Stream stream, const RopeWriteKvArgs& args) {
   if (args.rows <= 0 || args.num_heads <= 0 || args.num_kv_heads <= 0 || args.head_dim <= 0 ||
       args.head_dim % 2 != 0 || args.rotary_dim < 0 || args.rotary_dim % 2 != 0 ||
       args.rotary_dim > args.head_dim || args.page_size <= 0 ||
-      (args.int8_kv && args.head_dim > 64 * kMaxPairs)) {
+      (args.kv_dtype != args.dtype && args.head_dim > 64 * kMaxPairs)) {
     return absl::InvalidArgumentError(absl::StrCat("RopeWriteKv: ",
                                                    args.rows,
                                                    " rows of ",
@@ -175,12 +175,15 @@ absl::Status RopeWriteKv(device::Stream stream, const RopeWriteKvArgs& args) {
   if (args.dtype != DType::kBF16 && args.dtype != DType::kF16) {
     return absl::InvalidArgumentError("RopeWriteKv: elements must be bf16 or f16");
   }
-  const bool bf16 = args.dtype == DType::kBF16;
-  void (*const kernel)(RopeWriteKvArgs) =
-      args.int8_kv
-          ? (bf16 ? RopeWriteInt8KvKernel<device::Bf16> : RopeWriteInt8KvKernel<device::F16>)
-          : (bf16 ? RopeWriteKvKernel<device::Bf16> : RopeWriteKvKernel<device::F16>);
-  return device::Launch(stream, {args.rows}, {kThreads}, 0, kernel, args);
+  const auto kernel = [&]<typename T>() -> void (*)(RopeWriteKvArgs) {
+    if (args.kv_dtype == DType::kI8) return RopeWriteScaledKvKernel<T, device::Int8>;
+    return args.kv_dtype == args.dtype ? RopeWriteKvKernel<T> : nullptr;
+  };
+  void (*const chosen)(RopeWriteKvArgs) = args.dtype == DType::kBF16
+                                              ? kernel.template operator()<device::Bf16>()
+                                              : kernel.template operator()<device::F16>();
+  if (chosen == nullptr) return absl::InvalidArgumentError("RopeWriteKv: a cache of another type");
+  return device::Launch(stream, {args.rows}, {kThreads}, 0, chosen, args);
 }
 
 }  // namespace paceline::kernels

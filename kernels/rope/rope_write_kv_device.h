@@ -28,8 +28,8 @@ struct RopeWriteKvArgs {
   int32_t rotary_dim;  // even, at most head_dim
   int32_t page_size;
   RopeStyle style;
-  DType dtype;           // kBF16 or kF16, of qkv and cache
-  bool int8_kv = false;  // the cache is of int8; head_dim at most 256
+  DType dtype;     // kBF16 or kF16, of qkv
+  DType kv_dtype;  // of the cache: dtype or, with a head_dim of at most 256, kI8
 };
 
 // A row's bits depend on that row alone. InvalidArgument for sizes that do not fit; Internal when

@@ -138,17 +138,16 @@ class Bench {
 // What every other rate is a share of.
 void MeasureCopy(Bench& bench) {
   Memory memory;
-  constexpr int64_t kBlockBytes = 131072;
-  const int32_t count = bench.Size(8192, 2);
-  const DeviceKvBlocks blocks{.base = memory.Reserve<char>(2 * count * kBlockBytes),
-                              .layer_bytes = 2 * count * kBlockBytes,
-                              .block_bytes = kBlockBytes,
+  const int64_t block_bytes = bench.Size(16 << 20, 131072);
+  const int32_t count = bench.Size(64, 2);
+  const DeviceKvBlocks blocks{.base = memory.Reserve<char>(2 * count * block_bytes),
+                              .layer_bytes = 2 * count * block_bytes,
+                              .block_bytes = block_bytes,
                               .num_layers = 1};
   std::vector<BlockCopy> copies;
   for (int32_t i = 0; i < count; ++i) copies.push_back({i, count + i});
-  const BlockCopy* const list = memory.Put(copies);
-  bench.Measure("copy", 2.0 * count * kBlockBytes, 0, [&](int) {
-    return DeviceCopyBlocks(nullptr, blocks, list, count);
+  bench.Measure("copy", 2.0 * count * static_cast<double>(block_bytes), 0, [&](int) {
+    return DeviceCopyBlocks(nullptr, blocks, copies);
   });
 }
 
@@ -188,7 +187,7 @@ void MeasureDecode(Bench& bench, int32_t batch, int32_t context, bool int8_kv) {
       .head_dim = kHeadDim,
       .scale = kScale,
       .dtype = DType::kBF16,
-      .int8_kv = int8_kv};
+      .kv_dtype = int8_kv ? DType::kI8 : DType::kBF16};
   bench.Measure("decode attention, " + std::to_string(batch) + " x " + std::to_string(context) +
                     (int8_kv ? ", int8" : ", bf16"),
                 static_cast<double>(batch) * pages * static_cast<double>(page_bytes),
@@ -218,7 +217,8 @@ void MeasurePrefill(Bench& bench, int32_t rows) {
                               .num_kv_heads = kKvHeads,
                               .head_dim = kHeadDim,
                               .scale = kScale,
-                              .dtype = DType::kBF16};
+                              .dtype = DType::kBF16,
+                              .kv_dtype = DType::kBF16};
   bench.Measure("prefill attention, " + std::to_string(rows) + " rows, bf16",
                 0,
                 2.0 * rows * rows * kHeads * kHeadDim,  // two products, half of them masked

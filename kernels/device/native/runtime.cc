@@ -158,17 +158,4 @@ absl::Status CopyRows(Stream stream,
       to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDefault, Native(stream)));
 }
 
-absl::Status ZeroRows(Stream stream, void* to, int64_t pitch, int64_t width, int64_t rows) {
-  if (width == 0 || rows == 0) return absl::OkStatus();
-  if (pitch > kMaxPitch) {
-    for (int64_t row = 0; row < rows; ++row) {
-      const absl::Status status =
-          ToStatus(cudaMemsetAsync(static_cast<char*>(to) + row * pitch, 0, width, Native(stream)));
-      if (!status.ok()) return status;
-    }
-    return absl::OkStatus();
-  }
-  return ToStatus(cudaMemset2DAsync(to, pitch, 0, width, rows, Native(stream)));
-}
-
 }  // namespace paceline::kernels::device

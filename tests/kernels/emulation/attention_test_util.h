@@ -26,9 +26,12 @@ struct AttentionCase {
   int32_t head_dim;
   DType dtype = DType::kF16;
   int32_t page_size = 32;
-  bool int8_kv = false;
+  DType kv = DType::kF32;  // kF32: dtype
   int32_t window = 0;
   float soft_cap = 0;
+
+  bool has_scales() const { return kv != DType::kF32; }
+  DType kv_dtype() const { return has_scales() ? kv : dtype; }
 
   int32_t heads() const { return kv_heads * group; }
   int64_t width() const { return int64_t{heads()} * head_dim; }
@@ -46,13 +49,14 @@ struct AttentionCase {
     return unit * (3 + std::fabs(expected));
   }
   int64_t head_bytes() const {
-    return int64_t{page_size} * (int8_kv ? head_dim + 4 : 2 * head_dim);
+    return int64_t{page_size} * (has_scales() ? head_dim + 4 : 2 * head_dim);
   }
 };
 
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
   return out << c.kv_heads << " x " << c.group << " heads of " << c.head_dim
-             << (c.int8_kv ? ", int8" : "") << ", window " << c.window << ", cap " << c.soft_cap;
+             << (c.has_scales() ? ", int8" : "") << ", window " << c.window << ", cap "
+             << c.soft_cap;
 }
 
 // Queries, keys and values of all positions, as they are once rounded or quantised.
@@ -142,7 +146,7 @@ class PagedSequences {
                                              .head_dim = c.head_dim,
                                              .scale = c.scale(),
                                              .dtype = c.dtype,
-                                             .int8_kv = c.int8_kv,
+                                             .kv_dtype = c.kv_dtype(),
                                              .window = c.window,
                                              .soft_cap = c.soft_cap});
     EXPECT_TRUE(status.ok()) << status;
@@ -182,7 +186,7 @@ class PagedSequences {
                                               .head_dim = c.head_dim,
                                               .scale = c.scale(),
                                               .dtype = c.dtype,
-                                              .int8_kv = c.int8_kv,
+                                              .kv_dtype = c.kv_dtype(),
                                               .window = c.window,
                                               .soft_cap = c.soft_cap});
     EXPECT_TRUE(status.ok()) << status;
@@ -242,7 +246,7 @@ class PagedSequences {
     const int32_t page = table_[(sequences_.size() - 1) * max_pages_ + position / c.page_size];
     uint8_t* const head = kv_.data() + (int64_t{page} * c.kv_heads * 2 + part) * c.head_bytes();
     const int32_t token = position % c.page_size;
-    if (c.int8_kv) {
+    if (c.has_scales()) {
       float largest = 0;
       for (int32_t d = 0; d < c.head_dim; ++d) largest = std::max(largest, std::fabs(x[d]));
       const float scale = largest / 127;

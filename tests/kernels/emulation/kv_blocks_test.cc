@@ -29,9 +29,7 @@ TEST(DeviceKvBlocksTest, CopiesBlocksInAllLayersAndNothingElse) {
   emulation::SetSeed(3);
   DeviceArray<uint32_t> words(Words());
   const std::vector<BlockCopy> copies = {{0, 6}, {2, 1}, {0, 3}};
-  DeviceArray<BlockCopy> device_copies(copies);
-  const absl::Status status =
-      DeviceCopyBlocks(nullptr, View(words), device_copies.data(), copies.size());
+  const absl::Status status = DeviceCopyBlocks(nullptr, View(words), copies);
   ASSERT_TRUE(status.ok()) << status;
   const int32_t source[kBlocks] = {0, 2, 2, 0, 4, 5, 0};
   const std::vector<uint32_t> before = Words();
@@ -44,9 +42,7 @@ TEST(DeviceKvBlocksTest, CopiesBlocksInAllLayersAndNothingElse) {
 TEST(DeviceKvBlocksTest, ClearsBlocksInAllLayersAndNothingElse) {
   emulation::SetSeed(4);
   DeviceArray<uint32_t> words(Words());
-  const std::vector<int32_t> ids = {5, 0};
-  DeviceArray<int32_t> device_ids(ids);
-  const absl::Status status = DeviceZeroBlocks(nullptr, View(words), device_ids.data(), ids.size());
+  const absl::Status status = DeviceZeroBlocks(nullptr, View(words), {5, 0});
   ASSERT_TRUE(status.ok()) << status;
   const std::vector<uint32_t> before = Words();
   for (int64_t i = 0; i < static_cast<int64_t>(before.size()); ++i) {
@@ -55,14 +51,35 @@ TEST(DeviceKvBlocksTest, ClearsBlocksInAllLayersAndNothingElse) {
   }
 }
 
+// More than go with one launch.
+TEST(DeviceKvBlocksTest, ListsMayBeLong) {
+  constexpr int32_t kCount = 600;
+  std::vector<uint32_t> numbers(2 * kCount * 4);
+  std::iota(numbers.begin(), numbers.end(), 1u);
+  DeviceArray<uint32_t> words(numbers);
+  const DeviceKvBlocks blocks{
+      .base = words.data(), .layer_bytes = 2 * kCount * 16, .block_bytes = 16, .num_layers = 1};
+  std::vector<BlockCopy> copies;
+  std::vector<int32_t> sources;
+  for (int32_t i = 0; i < kCount; ++i) {
+    copies.push_back({i, kCount + i});
+    sources.push_back(i);
+  }
+  ASSERT_TRUE(DeviceCopyBlocks(nullptr, blocks, copies).ok());
+  ASSERT_TRUE(DeviceZeroBlocks(nullptr, blocks, sources).ok());
+  for (int32_t i = 0; i < kCount * 4; ++i) {
+    ASSERT_EQ(words[i], 0u) << i;
+    ASSERT_EQ(words[kCount * 4 + i], numbers[i]) << i;
+  }
+}
+
 TEST(DeviceKvBlocksTest, WrongSizesAreInvalid) {
   DeviceArray<uint32_t> words(4);
   DeviceKvBlocks blocks{.base = words.data(), .layer_bytes = 16, .block_bytes = 8, .num_layers = 1};
-  EXPECT_EQ(DeviceZeroBlocks(nullptr, blocks, nullptr, 1).code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DeviceZeroBlocks(nullptr, blocks, {0}).code(), absl::StatusCode::kInvalidArgument);
   blocks.block_bytes = 16;
-  EXPECT_EQ(DeviceCopyBlocks(nullptr, blocks, nullptr, 0).code(),
-            absl::StatusCode::kInvalidArgument);
+  blocks.num_layers = 0;
+  EXPECT_EQ(DeviceZeroBlocks(nullptr, blocks, {0}).code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

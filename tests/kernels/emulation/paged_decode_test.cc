@@ -18,12 +18,12 @@ TEST(PagedDecodeTest, MatchesTextbookAttention) {
                                  {1, 4, 96, DType::kBF16},
                                  {1, 7, 128},
                                  {1, 8, 256, DType::kF16, 64},
-                                 {.kv_heads = 2, .group = 3, .head_dim = 64, .int8_kv = true},
-                                 {1, 2, 80, DType::kBF16, 8, true},
-                                 {1, 4, 128, DType::kF16, 16, true, 70, 3.0f},
-                                 {2, 2, 64, DType::kF16, 32, false, 16},
-                                 {1, 3, 64, DType::kBF16, 32, false, 65},
-                                 {1, 5, 96, DType::kF16, 32, false, 0, 2.0f}};
+                                 {.kv_heads = 2, .group = 3, .head_dim = 64, .kv = DType::kI8},
+                                 {1, 2, 80, DType::kBF16, 8, DType::kI8},
+                                 {1, 4, 128, DType::kF16, 16, DType::kI8, 70, 3.0f},
+                                 {2, 2, 64, DType::kF16, 32, DType::kF32, 16},
+                                 {1, 3, 64, DType::kBF16, 32, DType::kF32, 65},
+                                 {1, 5, 96, DType::kF16, 32, DType::kF32, 0, 2.0f}};
   const std::vector<int32_t> lengths = {1, 16, 63, 64, 65, 300};
   uint32_t seed = 1;
   for (const AttentionCase& c : cases) {
@@ -47,7 +47,7 @@ TEST(PagedDecodeTest, MatchesForEveryHeadSizeAndGroup) {
                             .head_dim = head_dim,
                             .dtype = up_to(2) == 0 ? DType::kF16 : DType::kBF16,
                             .page_size = 8 << up_to(6),
-                            .int8_kv = up_to(3) == 0,
+                            .kv = up_to(3) == 0 ? DType::kI8 : DType::kF32,
                             .window = up_to(3) == 0 ? 1 + up_to(300) : 0,
                             .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
       const std::vector<int32_t> lengths = {1 + up_to(70), 1 + up_to(300)};
@@ -110,7 +110,8 @@ TEST(PagedDecodeTest, SizesThatDoNotFitAreInvalid) {
                              .num_heads = 4,
                              .num_kv_heads = 2,
                              .head_dim = 64,
-                             .dtype = DType::kF16};
+                             .dtype = DType::kF16,
+                             .kv_dtype = DType::kF16};
   const auto code = [&](auto change) {
     PagedDecodeArgs args = good;
     change(args);

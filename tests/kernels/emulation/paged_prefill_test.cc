@@ -19,10 +19,10 @@ TEST(PagedPrefillTest, MatchesTextbookAttention) {
                                  AttentionCase{1, 16, 96, DType::kF16, 8},
                                  AttentionCase{1, 5, 128},
                                  AttentionCase{1, 2, 256, DType::kF16, 64},
-                                 AttentionCase{1, 3, 64, DType::kF16, 8, true},
-                                 AttentionCase{1, 2, 128, DType::kBF16, 32, true, 20, 4.0f},
-                                 AttentionCase{1, 3, 64, DType::kF16, 32, false, 65},
-                                 AttentionCase{1, 3, 64, DType::kF16, 32, false, 0, 2.0f}}) {
+                                 AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8},
+                                 AttentionCase{1, 2, 128, DType::kBF16, 32, DType::kI8, 20, 4.0f},
+                                 AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 65},
+                                 AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 0, 2.0f}}) {
     PagedSequences sequences(c, {150}, ++seed);
     emulation::SetSeed(seed);
     const std::vector<uint16_t> out = sequences.Prefill(0, 0, 150);
@@ -43,7 +43,7 @@ TEST(PagedPrefillTest, MatchesForEveryHeadSizeAndGroup) {
                             .head_dim = head_dim,
                             .dtype = up_to(2) == 0 ? DType::kF16 : DType::kBF16,
                             .page_size = 8 << up_to(6),
-                            .int8_kv = up_to(3) == 0,
+                            .kv = up_to(3) == 0 ? DType::kI8 : DType::kF32,
                             .window = up_to(3) == 0 ? 1 + up_to(200) : 0,
                             .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
       const int32_t begin = up_to(130), end = begin + 1 + up_to(20);
@@ -58,9 +58,10 @@ TEST(PagedPrefillTest, MatchesForEveryHeadSizeAndGroup) {
 }
 
 TEST(PagedPrefillTest, EveryRowGetsTheBitsOfDecodingItAlone) {
-  for (const AttentionCase& c : {AttentionCase{1, 3, 64},
-                                 AttentionCase{2, 1, 128, DType::kF16, 16},
-                                 AttentionCase{1, 3, 64, DType::kBF16, 32, true, 100, 5.0f}}) {
+  for (const AttentionCase& c :
+       {AttentionCase{1, 3, 64},
+        AttentionCase{2, 1, 128, DType::kF16, 16},
+        AttentionCase{1, 3, 64, DType::kBF16, 32, DType::kI8, 100, 5.0f}}) {
     constexpr int32_t kLength = 330;
     PagedSequences sequences(c, {kLength}, 23);
     std::vector<uint16_t> alone;
@@ -92,7 +93,8 @@ TEST(PagedPrefillTest, SizesThatDoNotFitAreInvalid) {
                               .num_heads = 4,
                               .num_kv_heads = 2,
                               .head_dim = 64,
-                              .dtype = DType::kF16};
+                              .dtype = DType::kF16,
+                              .kv_dtype = DType::kF16};
   const auto code = [&](auto change) {
     PagedPrefillArgs args = good;
     change(args);

@@ -54,7 +54,8 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
                                            .rotary_dim = rotary_dim,
                                            .page_size = kPageSize,
                                            .style = style,
-                                           .dtype = DType::kF16});
+                                           .dtype = DType::kF16,
+                                           .kv_dtype = DType::kF16});
   ASSERT_TRUE(status.ok()) << status;
   // What element `d` of a head becomes.
   const auto expected = [&](int32_t row, int32_t head, int32_t d) -> double {
@@ -120,7 +121,7 @@ TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
                                              .page_size = kPageSize,
                                              .style = RopeStyle::kHalf,
                                              .dtype = DType::kF16,
-                                             .int8_kv = true});
+                                             .kv_dtype = DType::kI8});
     ASSERT_TRUE(status.ok()) << status;
     for (int32_t row = 0; row < kRows; ++row) {
       for (int32_t head = 0; head < kHeads + kKvHeads; ++head) {
@@ -165,7 +166,7 @@ TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
 }
 
 TEST(RopeWriteKvPaddingTest, ARowWithoutASlotIsLeftAlone) {
-  for (const bool int8_kv : {false, true}) {
+  for (const DType kv_dtype : {DType::kF16, DType::kI8}) {
     DeviceArray<uint16_t> x(2 * 3 * 64);
     DeviceArray<uint8_t> kv(2 * kPageSize * 2 * 64);
     DeviceArray<float> angles(std::vector<float>{0, 0, 1, 1});
@@ -185,7 +186,7 @@ TEST(RopeWriteKvPaddingTest, ARowWithoutASlotIsLeftAlone) {
                                              .page_size = kPageSize,
                                              .style = RopeStyle::kHalf,
                                              .dtype = DType::kF16,
-                                             .int8_kv = int8_kv});
+                                             .kv_dtype = kv_dtype});
     ASSERT_TRUE(status.ok()) << status;
     for (const uint16_t bits : x.ToVector()) ASSERT_EQ(bits, 0xffff);
     for (const uint8_t byte : kv.ToVector()) ASSERT_EQ(byte, 0xff);

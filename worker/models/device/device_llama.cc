@@ -90,7 +90,8 @@ absl::Status DeviceLlama::RunLayer(const ForwardContext& context,
                                         .rotary_dim = config_.rope_dim,
                                         .page_size = kernels::kKvBlockSize,
                                         .style = kernels::RopeStyle::kInterleaved,
-                                        .dtype = dtype()}));
+                                        .dtype = dtype(),
+                                        .kv_dtype = options_.kv_dtype}));
   RETURN_IF_ERROR(Attend(batch, index, own));
   if (gathers) {
     RETURN_IF_ERROR(exchange_->GatherColumns(
@@ -144,7 +145,8 @@ absl::Status DeviceLlama::Attend(const DeviceBatch& batch, int32_t layer, void* 
          .num_kv_heads = heads().num_kv_heads,
          .head_dim = config_.head_dim,
          .scale = scale,
-         .dtype = dtype()}));
+         .dtype = dtype(),
+         .kv_dtype = options_.kv_dtype}));
   }
   if (batch.num_prefill_items == 0) return absl::OkStatus();
   return kernels::PagedPrefill(
@@ -163,7 +165,8 @@ absl::Status DeviceLlama::Attend(const DeviceBatch& batch, int32_t layer, void* 
        .num_kv_heads = heads().num_kv_heads,
        .head_dim = config_.head_dim,
        .scale = scale,
-       .dtype = dtype()});
+       .dtype = dtype(),
+       .kv_dtype = options_.kv_dtype});
 }
 
 absl::Status DeviceLlama::AddToHidden(const ForwardContext& context,

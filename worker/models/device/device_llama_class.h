@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kernels/kv_cache/kv_blocks_device.h"
 #include "worker/device/device_memory.h"
 #include "worker/models/causal_lm.h"
 #include "worker/models/device/device_linear.h"
@@ -73,7 +74,7 @@ class DeviceLlama final : public CausalLm {
   DeviceLlama(const model::ModelConfig& config, const ModelOptions& options, Partition partition)
       : config_(config), options_(options), partition_(std::move(partition)) {}
 
-  static absl::Status CheckSizes(const model::ModelConfig& config);
+  static absl::Status CheckSizes(const model::ModelConfig& config, const ModelOptions& options);
   absl::Status LoadWeights(WeightLoader& loader);
   absl::Status LoadEnds(WeightLoader& loader);
   absl::Status LoadLayer(WeightLoader& loader, int64_t index);
@@ -109,7 +110,9 @@ class DeviceLlama final : public CausalLm {
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
   const AttentionSizes& heads() const { return partition_.attention; }
   bool adds_up() const { return heads().mode == TensorMode::kFast; }
-  char* kv_layer(int32_t layer) const { return kv_cache_.as<char>() + layer * kv_layer_bytes_; }
+  char* kv_layer(int32_t layer) const {
+    return kv_cache_.as<char>() + layer * kv_blocks_.layer_bytes;
+  }
 
   const model::ModelConfig config_;
   const ModelOptions options_;
@@ -125,8 +128,7 @@ class DeviceLlama final : public CausalLm {
   std::vector<DecoderLayer> layers_;
 
   DeviceBuffer kv_cache_;  // [layer][block]
-  int64_t kv_block_bytes_ = 0;
-  int64_t kv_layer_bytes_ = 0;
+  kernels::DeviceKvBlocks kv_blocks_{};
   int32_t num_blocks_ = 0;
 
   std::unique_ptr<StepInputs> inputs_;

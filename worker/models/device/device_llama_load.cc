@@ -28,7 +28,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> DeviceLlama::Load(const model::GgufFil
                                                             const ModelOptions& options,
                                                             WeightLoader& loader) {
   RETURN_IF_ERROR(model::ValidateLlamaTensors(config, file));
-  RETURN_IF_ERROR(CheckSizes(config));
+  RETURN_IF_ERROR(CheckSizes(config, options));
   ASSIGN_OR_RETURN(Partition partition, PartitionModel(config, options.place));
   RETURN_IF_ERROR(device::UseDevice(options.device.index));
   auto llama = std::unique_ptr<DeviceLlama>(new DeviceLlama(config, options, std::move(partition)));
@@ -39,7 +39,8 @@ absl::StatusOr<std::unique_ptr<CausalLm>> DeviceLlama::Load(const model::GgufFil
   return llama;
 }
 
-absl::Status DeviceLlama::CheckSizes(const model::ModelConfig& config) {
+absl::Status DeviceLlama::CheckSizes(const model::ModelConfig& config,
+                                     const ModelOptions& options) {
   constexpr int32_t kHeadDims[] = {64, 80, 96, 128, 256};
   if (std::count(std::begin(kHeadDims), std::end(kHeadDims), config.head_dim) == 0) {
     return absl::UnimplementedError(absl::StrCat("heads of ",
@@ -58,6 +59,10 @@ absl::Status DeviceLlama::CheckSizes(const model::ModelConfig& config) {
       config.intermediate_size % kernels::kBlockK != 0) {
     return absl::UnimplementedError(
         "hidden sizes that are no multiples of 32 have no kernels for GPUs; use --device cpu");
+  }
+  if (options.kv_dtype != options.device.dtype && options.kv_dtype != DType::kI8) {
+    return absl::UnimplementedError(
+        "a KV cache of another 16-bit type than the activations' has no kernels for GPUs");
   }
   return absl::OkStatus();
 }
@@ -209,13 +214,20 @@ absl::Status DeviceLlama::AllocateScratch() {
 }
 
 absl::Status DeviceLlama::ReserveKvCache(int32_t num_blocks) {
-  kv_block_bytes_ = 2 * kv_size() * kernels::kKvBlockSize * kernels::DTypeSize(dtype());
-  kv_layer_bytes_ = num_blocks * kv_block_bytes_;
-  num_blocks_ = num_blocks;
+  const kernels::KvLayout layer{.num_layers = 1,
+                                .num_kv_heads = heads().num_kv_heads,
+                                .head_dim = config_.head_dim,
+                                .dtype = options_.kv_dtype};
+  const auto num_layers = static_cast<int32_t>(layers_.size());
   kv_cache_ = {};
-  ASSIGN_OR_RETURN(kv_cache_,
-                   DeviceBuffer::Allocate(static_cast<int64_t>(layers_.size()) * kv_layer_bytes_,
-                                          use_.kv_cache));
+  ASSIGN_OR_RETURN(
+      kv_cache_,
+      DeviceBuffer::Allocate(num_layers * num_blocks * layer.BytesPerBlock(), use_.kv_cache));
+  num_blocks_ = num_blocks;
+  kv_blocks_ = {.base = kv_cache_.data(),
+                .layer_bytes = num_blocks * layer.BytesPerBlock(),
+                .block_bytes = layer.BytesPerBlock(),
+                .num_layers = num_layers};
   return absl::OkStatus();
 }
 
@@ -229,7 +241,7 @@ absl::StatusOr<int32_t> DeviceLlama::RoomForBlocks(const ForwardContext& context
       options_.device.memory_utilization * static_cast<double>(memory.total_bytes);
   const int64_t used = memory.total_bytes - memory.free_bytes;
   const int64_t room = static_cast<int64_t>(wanted) - used;
-  const int64_t per_block = kv_block_bytes_ * static_cast<int64_t>(layers_.size());
+  const int64_t per_block = kv_blocks_.block_bytes * kv_blocks_.num_layers;
   const int64_t one_sequence =
       (int64_t{options_.max_positions} + kernels::kKvBlockSize - 1) / kernels::kKvBlockSize;
   if (room < one_sequence * per_block) {
@@ -281,30 +293,17 @@ absl::Status DeviceLlama::PrepareBlocks(const ForwardContext& context,
                                         absl::Span<const kernels::BlockCopy> copies) {
   if (zero_blocks.empty() && copies.empty()) return absl::OkStatus();
   RETURN_IF_ERROR(device::UseDevice(options_.device.index));
-  const auto in_cache = [&](int32_t block) { return block >= 0 && block < num_blocks_; };
-  const auto place = [&](int32_t block) { return kv_cache_.as<char>() + block * kv_block_bytes_; };
-  const auto num_layers = static_cast<int64_t>(layers_.size());
-  for (const int32_t block : zero_blocks) {
-    if (!in_cache(block)) {
-      return absl::InvalidArgumentError(absl::StrCat("KV block ", block, " is outside the cache"));
-    }
-    RETURN_IF_ERROR(
-        device::ZeroRows(stream_, place(block), kv_layer_bytes_, kv_block_bytes_, num_layers));
-  }
+  const auto check = [&](int32_t block) -> absl::Status {
+    if (block >= 0 && block < num_blocks_) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("KV block ", block, " is outside the cache"));
+  };
+  for (const int32_t block : zero_blocks) RETURN_IF_ERROR(check(block));
   for (const auto& [from, to] : copies) {
-    if (!in_cache(from) || !in_cache(to)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("KV block ", in_cache(from) ? to : from, " is outside the cache"));
-    }
-    RETURN_IF_ERROR(device::CopyRows(stream_,
-                                     place(to),
-                                     kv_layer_bytes_,
-                                     place(from),
-                                     kv_layer_bytes_,
-                                     kv_block_bytes_,
-                                     num_layers));
+    RETURN_IF_ERROR(check(from));
+    RETURN_IF_ERROR(check(to));
   }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(kernels::DeviceZeroBlocks(stream_, kv_blocks_, zero_blocks));
+  return kernels::DeviceCopyBlocks(stream_, kv_blocks_, copies);
 }
 
 absl::StatusOr<std::unique_ptr<CausalLm>> LoadDeviceLlama(const model::GgufFile& file,

@@ -50,10 +50,15 @@ std::vector<Request> Requests() {
       request.sampling.top_p = 0.95F;
       request.seed = 100 + i;
     }
-    if (i == 2) request.sampling.logprobs = -1;
+    if (i >= 2) request.sampling.logprobs = 0;
     requests.push_back(std::move(request));
   }
   return requests;
+}
+
+EngineHarness::Options WithKv(EngineHarness::Options options, DType kv_dtype) {
+  options.kv_dtype = kv_dtype;
+  return options;
 }
 
 // Each request alone, on an engine of its own.
@@ -72,15 +77,17 @@ const std::vector<Answer>& Golden() {
   return *golden;
 }
 
-void ExpectGolden(EngineHarness& engine, const std::string& suffix = "") {
+void ExpectGolden(EngineHarness& engine,
+                  const std::string& suffix = "",
+                  const std::vector<Answer>& golden = Golden()) {
   for (Request& request : Requests()) {
     request.id += suffix;
     engine.Submit(request);
   }
-  for (size_t i = 0; i < Golden().size(); ++i) {
+  for (size_t i = 0; i < golden.size(); ++i) {
     const Answer answer = engine.Wait(absl::StrCat("r", i, suffix));
     EXPECT_EQ(answer.token_ids.size(), 6U) << i;
-    EXPECT_TRUE(SameAnswer(answer, Golden()[i])) << i;
+    EXPECT_TRUE(SameAnswer(answer, golden[i])) << i;
   }
 }
 
@@ -133,6 +140,29 @@ TEST(DeviceLlamaTest, ChoicesThatShareABlockPart) {
   }
 }
 
+// A cache of 8 bits in which every token's head has a scale of its own.
+class DeviceKvTest : public testing::TestWithParam<DType> {};
+
+TEST_P(DeviceKvTest, BatchesChunksPreemptionAndThePrefixCacheChangeNothing) {
+  EngineHarness::Options options = WithKv(OnDevice(Tiny()), GetParam());
+  const std::vector<Answer> golden = Alone(options);
+  EXPECT_FALSE(SameAnswer(golden[2], Golden()[2])) << "other bits than with bf16";
+  options.max_num_seqs = options.max_num_batched_tokens = 7;
+  options.num_blocks = 5;
+  kernels::emulation::SetSeed(78);
+  EngineHarness scarce(options);
+  ExpectGolden(scarce, "", golden);
+  EXPECT_GT(scarce.metrics().vllm_preemptions->Value(), 0);
+  options.num_blocks = 64;
+  options.tensor_size = 2;
+  EngineHarness ample(options);
+  ExpectGolden(ample, "", golden);
+  ExpectGolden(ample, "-again", golden);
+  EXPECT_GE(ample.Wait("r5-again").cached_tokens, 64);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kv, DeviceKvTest, testing::Values(DType::kI8));
+
 // Ranks exchange through their hosts' memory.
 struct Layout {
   int32_t tensor_size;
@@ -181,11 +211,14 @@ std::vector<float> PromptLogprobs(const EngineHarness::Options& options) {
   return logprobs;
 }
 
-void ExpectNearCpu(const model::TinyModelOptions& model, DType dtype, double tolerance) {
-  EngineHarness::Options cpu = OnDevice(model, DType::kF32);
+// `cpu_kv`: of the cache of the CPU's float32 path.
+void ExpectNearCpu(const EngineHarness::Options& options,
+                   double tolerance,
+                   DType cpu_kv = DType::kF32) {
+  EngineHarness::Options cpu = WithKv(options, cpu_kv);
   cpu.load = &LoadModel;
   const std::vector<float> expected = PromptLogprobs(cpu);
-  const std::vector<float> logprobs = PromptLogprobs(OnDevice(model, dtype));
+  const std::vector<float> logprobs = PromptLogprobs(options);
   ASSERT_EQ(logprobs.size(), 60U);
   ASSERT_EQ(expected.size(), 60U);
   double worst = 0;
@@ -206,8 +239,8 @@ class DeviceLlamaFormatTest : public testing::TestWithParam<TensorType> {};
 
 // bf16 rounds eight times as coarsely as f16.
 TEST_P(DeviceLlamaFormatTest, EqualsTheCpuButForRounding) {
-  ExpectNearCpu(Tiny(GetParam()), DType::kBF16, 8 * kTolerance);
-  ExpectNearCpu(Tiny(GetParam()), DType::kF16, kTolerance);
+  ExpectNearCpu(OnDevice(Tiny(GetParam()), DType::kBF16), 8 * kTolerance);
+  ExpectNearCpu(OnDevice(Tiny(GetParam()), DType::kF16), kTolerance);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats,
@@ -219,6 +252,13 @@ INSTANTIATE_TEST_SUITE_P(Formats,
                                          TensorType::kBF16,
                                          TensorType::kF32));
 
+// Beside the CPU's cache of the same kind, and beside one that does not round.
+TEST(DeviceLlamaTest, AnInt8CacheEqualsTheCpusButForRounding) {
+  const EngineHarness::Options options = WithKv(OnDevice(Tiny(), DType::kF16), DType::kI8);
+  ExpectNearCpu(options, 4 * kTolerance, DType::kI8);
+  ExpectNearCpu(options, 8 * kTolerance);
+}
+
 TEST(DeviceLlamaTest, OtherShapesEqualTheCpuButForRounding) {
   model::TinyModelOptions model = Tiny();
   model.num_heads = 5;
@@ -226,10 +266,10 @@ TEST(DeviceLlamaTest, OtherShapesEqualTheCpuButForRounding) {
   model.attention_bias = true;
   model.rope_frequencies = true;
   model.tied_embeddings = false;
-  ExpectNearCpu(model, DType::kF16, kTolerance);
+  ExpectNearCpu(OnDevice(model, DType::kF16), kTolerance);
   model.num_heads = model.num_kv_heads = 2;
   model.head_dim = 128;
-  ExpectNearCpu(model, DType::kF16, kTolerance);
+  ExpectNearCpu(OnDevice(model, DType::kF16), kTolerance);
 }
 
 }  // namespace
