@@ -57,6 +57,10 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
   const auto* const queries = static_cast<const uint16_t*>(args.q) + item.sequence * args.q_stride +
                               int64_t{item.kv_head} * group * kHeadDim;
   LoadQuery<kHeadDim>([&](int row) { return row < group ? queries + row * kHeadDim : nullptr; }, q);
+  const auto slope_of = [&](int row) {
+    return args.slopes != nullptr && row < group ? args.slopes[item.kv_head * group + row] : 0.0f;
+  };
+  const float slopes[2] = {slope_of(lane / 4), slope_of(lane / 4 + 8)};
   RowStates<kHeadDim> state;
   state.Clear();
   copy_step(0);
@@ -72,8 +76,17 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
     const int first = warp * kGranule + step * kStep;  // of the chunk
     const int hidden = first_seen - begin - first;
     const int seen = num_positions - first;
-    AddStep<T, kHeadDim, Kv>(
-        q, tile, kStep * warp, {{hidden, hidden}, {seen, seen}, args.scale, args.soft_cap}, state);
+    const int own = length - 1 - begin - first;
+    AddStep<T, kHeadDim, Kv>(q,
+                             tile,
+                             kStep * warp,
+                             {{hidden, hidden},
+                              {seen, seen},
+                              args.scale,
+                              args.soft_cap,
+                              {own, own},
+                              {slopes[0], slopes[1]}},
+                             state);
     device::SyncThreads();
   }
   for (int h = 0; h < 2; ++h) {

@@ -63,6 +63,9 @@ struct PagedDecodeArgs {
   DType kv_dtype;         // of the cache: dtype or kI8
   int32_t window = 0;     // positions that a row sees, its own the last; 0: all before it
   float soft_cap = 0.0f;  // c > 0: scores become c * tanh(score / c)
+  // ALiBi: what a position's score loses for each position from it to the row's own, after the cap:
+  // [num_heads]; null: nothing.
+  const float* slopes = nullptr;
 };
 
 // Floats of scratch: per query head the weighted sum of values, the maximum and the sum of weights.

@@ -57,6 +57,11 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
   LoadQuery<kHeadDim>(
       [&](int row) { return exists(row) ? queries + offset_of(row, args.q_stride) : nullptr; }, q);
   const int ends[2] = {end_of(lane / 4), end_of(lane / 4 + 8)};
+  const auto slope_of = [&](int row) {
+    const int head = item.kv_head * group + (item.first + warp * kQueryRows + row) % group;
+    return args.slopes != nullptr ? args.slopes[head] : 0.0f;
+  };
+  const float slopes[2] = {slope_of(lane / 4), slope_of(lane / 4 + 8)};
   RowStates<kHeadDim> total;
   total.Clear();
   copy_granule(first_granule);
@@ -79,7 +84,9 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
                                {{begin_before(ends[0]) - first, begin_before(ends[1]) - first},
                                 {ends[0] - first, ends[1] - first},
                                 args.scale,
-                                args.soft_cap},
+                                args.soft_cap,
+                                {ends[0] - 1 - first, ends[1] - 1 - first},
+                                {slopes[0], slopes[1]}},
                                state);
     }
     for (int h = 0; h < 2; ++h) {

@@ -57,6 +57,7 @@ struct PagedPrefillArgs {
   DType kv_dtype;  // as in PagedDecodeArgs
   int32_t window = 0;
   float soft_cap = 0.0f;
+  const float* slopes = nullptr;  // [num_heads]
 };
 
 // InvalidArgument names the size that does not fit; Internal when the launch fails.

@@ -192,18 +192,23 @@ __device__ __forceinline__ MergeScales MergeGranule(float max, float granule_max
   return {most, device::Exp2(max - base), device::Exp2(granule_max - base)};
 }
 
-// Which positions of a step, and what becomes of scores.
+// Which of a step's positions, counted from its first, and what becomes of scores.
 struct StepView {
   int begin[2];  // each half's rows see [begin[h], end[h]) of the 16
   int end[2];
   float scale;
   float soft_cap;  // 0: none
+  int own[2];      // positions of each half's rows themselves, and what a score loses for each
+  float slope[2];  // position that it lies before them
 
   // In units of log 2.
   __device__ __forceinline__ float Score(float product, int h, int position) const {
     if (position < begin[h] || position >= end[h]) return kLowest;
-    if (soft_cap == 0) return product * (scale * kLog2E);
-    return soft_cap * device::Tanh(product * scale / soft_cap) * kLog2E;
+    const float score = soft_cap == 0
+                            ? product * (scale * kLog2E)
+                            : soft_cap * device::Tanh(product * scale / soft_cap) * kLog2E;
+    if (slope[h] == 0) return score;
+    return score - slope[h] * static_cast<float>(own[h] - position) * kLog2E;
   }
 };
 

@@ -39,8 +39,8 @@ class Row {
     Pair result;
     result.first = apart ? pair : 2 * pair;
     result.second = apart ? pair + half : 2 * pair + 1;
-    result.a = T::ToFloat(Head(head)[result.first]);
-    result.b = T::ToFloat(Head(head)[result.second]);
+    result.a = Normed(head, result.first);
+    result.b = Normed(head, result.second);
     if (head < num_turned_ && pair < half) {
       const float cosine = cosines_[pair];
       const float sine = cosines_[half + pair];
@@ -50,6 +50,23 @@ class Row {
       result.b = u * sine + v * cosine;
     }
     return result;
+  }
+
+  // Before the first Turned; all threads.
+  __device__ void Norm() {
+    if (args_.q_norm == nullptr && args_.k_norm == nullptr) return;
+    const int32_t lane = device::ThreadPosition().x % 32;
+    for (int32_t head = device::ThreadPosition().x / 32; head < num_turned_; head += kWarps) {
+      float sum = 0;
+      for (int32_t i = lane; i < args_.head_dim; i += 32) {
+        const float x = T::ToFloat(Head(head)[i]);
+        sum = device::MulAdd(x, x, sum);
+      }
+      for (int mask = 16; mask > 0; mask /= 2) sum += device::ShuffleXor(sum, mask);
+      const float mean = sum / static_cast<float>(args_.head_dim);
+      if (lane == 0) inverse_rms_[head] = device::InverseSqrt(mean + args_.norm_eps);
+    }
+    device::SyncThreads();
   }
 
   // In qkv.
@@ -69,11 +86,19 @@ class Row {
   }
 
  private:
+  __device__ float Normed(int32_t head, int32_t i) const {
+    const float x = T::ToFloat(Head(head)[i]);
+    if (head >= num_turned_) return x;
+    const float* const weight = head < args_.num_heads ? args_.q_norm : args_.k_norm;
+    return weight == nullptr ? x : x * inverse_rms_[head] * weight[i];
+  }
+
   const RopeWriteKvArgs& args_;
   const int64_t row_;
   const int32_t num_turned_;
   uint16_t* const x_;
   const float* const cosines_;
+  float* const inverse_rms_ = reinterpret_cast<float*>(device::SharedMemory());
 };
 
 template <typename T>
@@ -85,7 +110,8 @@ __device__ __forceinline__ void Store(const Pair& pair, uint16_t* to) {
 template <typename T>
 __global__ void RopeWriteKvKernel(RopeWriteKvArgs args) {
   if (args.slots[device::BlockPosition().x] < 0) return;
-  const Row<T> row(args);
+  Row<T> row(args);
+  row.Norm();
   const int32_t pairs = args.head_dim / 2;
   const int32_t num_heads = args.num_heads + 2 * args.num_kv_heads;
   for (int32_t i = device::ThreadPosition().x; i < num_heads * pairs; i += kThreads) {
@@ -141,7 +167,8 @@ __device__ void StoreScaled(const RopeWriteKvArgs& args, const Row<T>& row, int3
 template <typename T, typename Kv>
 __global__ void RopeWriteScaledKvKernel(RopeWriteKvArgs args) {
   if (args.slots[device::BlockPosition().x] < 0) return;
-  const Row<T> row(args);
+  Row<T> row(args);
+  row.Norm();
   const int32_t pairs = args.head_dim / 2;
   for (int32_t i = device::ThreadPosition().x; i < args.num_heads * pairs; i += kThreads) {
     Store<T>(row.Turned(i / pairs, i % pairs), row.Head(i / pairs));
@@ -183,7 +210,10 @@ absl::Status RopeWriteKv(device::Stream stream, const RopeWriteKvArgs& args) {
                                               ? kernel.template operator()<device::Bf16>()
                                               : kernel.template operator()<device::F16>();
   if (chosen == nullptr) return absl::InvalidArgumentError("RopeWriteKv: a cache of another type");
-  return device::Launch(stream, {args.rows}, {kThreads}, 0, chosen, args);
+  const bool norms = args.q_norm != nullptr || args.k_norm != nullptr;
+  const int64_t shared_bytes =
+      norms ? (args.num_heads + args.num_kv_heads) * int64_t{sizeof(float)} : 0;
+  return device::Launch(stream, {args.rows}, {kThreads}, shared_bytes, chosen, args);
 }
 
 }  // namespace paceline::kernels

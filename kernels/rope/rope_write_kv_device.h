@@ -1,6 +1,7 @@
-// After the q, k, v projection on the device: turns queries and keys by their positions and stores
-// keys and values in the paged cache, in one pass. Stateless; enqueues on the stream; pointers are
-// of device memory.
+// After the q, k, v projection on the device: norms queries and keys where the model does, turns
+// them by their positions and stores keys and values in the paged cache, in one pass. On the CPU:
+// RmsNorm of [rows * heads, head_dim], ApplyRope, WriteKv. Stateless; enqueues on the stream;
+// pointers are of device memory.
 //
 // The cache is laid out as kernels/attention/paged_decode_device.h says.
 #ifndef PACELINE_KERNELS_ROPE_ROPE_WRITE_KV_DEVICE_H_
@@ -30,6 +31,11 @@ struct RopeWriteKvArgs {
   RopeStyle style;
   DType dtype;     // kBF16 or kF16, of qkv
   DType kv_dtype;  // of the cache: dtype or, with a head_dim of at most 256, kI8
+
+  // RMS norms of every head before it turns, as in Qwen3: [head_dim]; null: none.
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float norm_eps = 0.0f;
 };
 
 // A row's bits depend on that row alone. InvalidArgument for sizes that do not fit; Internal when

@@ -29,6 +29,7 @@ struct AttentionCase {
   DType kv = DType::kF32;  // kF32: dtype
   int32_t window = 0;
   float soft_cap = 0;
+  bool alibi = false;
 
   bool has_scales() const { return kv != DType::kF32; }
   DType kv_dtype() const { return has_scales() ? kv : dtype; }
@@ -41,6 +42,14 @@ struct AttentionCase {
   }
   float Number(uint16_t bits) const {
     return dtype == DType::kF16 ? HalfToFloat(bits) : Bfloat16ToFloat(bits);
+  }
+  // A different one for each head, as ALiBi has them.
+  std::vector<float> Slopes() const {
+    std::vector<float> slopes;
+    for (int32_t head = 1; head <= heads(); ++head) {
+      slopes.push_back(std::exp2(-8.0f * static_cast<float>(head) / static_cast<float>(heads())));
+    }
+    return slopes;
   }
   // Weights are rounded to the type before they meet the values, which are seldom above 3, and so
   // is the result.
@@ -56,7 +65,7 @@ struct AttentionCase {
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
   return out << c.kv_heads << " x " << c.group << " heads of " << c.head_dim
              << (c.has_scales() ? ", int8" : "") << ", window " << c.window << ", cap "
-             << c.soft_cap;
+             << c.soft_cap << (c.alibi ? ", ALiBi" : "");
 }
 
 // Queries, keys and values of all positions, as they are once rounded or quantised.
@@ -70,7 +79,7 @@ struct Sequence {
 class PagedSequences {
  public:
   PagedSequences(const AttentionCase& c, const std::vector<int32_t>& lengths, uint32_t seed)
-      : case_(c), kv_(NumPages(lengths) * c.kv_heads * 2 * c.head_bytes()) {
+      : case_(c), kv_(NumPages(lengths) * c.kv_heads * 2 * c.head_bytes()), slopes_(c.Slopes()) {
     std::vector<int32_t> free(NumPages(lengths));
     std::iota(free.begin(), free.end(), 0);
     std::shuffle(free.begin(), free.end(), std::mt19937(seed));
@@ -148,7 +157,8 @@ class PagedSequences {
                                              .dtype = c.dtype,
                                              .kv_dtype = c.kv_dtype(),
                                              .window = c.window,
-                                             .soft_cap = c.soft_cap});
+                                             .soft_cap = c.soft_cap,
+                                             .slopes = c.alibi ? slopes_.data() : nullptr});
     EXPECT_TRUE(status.ok()) << status;
     return out.ToVector();
   }
@@ -188,7 +198,8 @@ class PagedSequences {
                                               .dtype = c.dtype,
                                               .kv_dtype = c.kv_dtype(),
                                               .window = c.window,
-                                              .soft_cap = c.soft_cap});
+                                              .soft_cap = c.soft_cap,
+                                              .slopes = c.alibi ? slopes_.data() : nullptr});
     EXPECT_TRUE(status.ok()) << status;
     return out.ToVector();
   }
@@ -202,12 +213,15 @@ class PagedSequences {
       return x.data() + (int64_t{t} * c.kv_heads + head / c.group) * c.head_dim;
     };
     const int32_t first = c.window > 0 ? std::max(0, row + 1 - c.window) : 0;
+    const double slope = c.alibi ? c.Slopes()[head] : 0;
     std::vector<double> weights;
     for (int32_t t = first; t <= row; ++t) {
       double score = 0;
       for (int32_t d = 0; d < c.head_dim; ++d) score += static_cast<double>(q[d]) * at(s.k, t)[d];
       score *= c.scale();
-      weights.push_back(c.soft_cap > 0 ? c.soft_cap * std::tanh(score / c.soft_cap) : score);
+      if (c.soft_cap > 0) score = c.soft_cap * std::tanh(score / c.soft_cap);
+      score -= slope * (row - t);
+      weights.push_back(score);
     }
     const double max = *std::max_element(weights.begin(), weights.end());
     double sum = 0;
@@ -270,6 +284,7 @@ class PagedSequences {
   std::vector<int32_t> table_;  // [sequences, max_pages]
   int32_t max_pages_ = 0;
   DeviceArray<uint8_t> kv_;
+  DeviceArray<float> slopes_;  // [heads]
 };
 
 }  // namespace paceline::kernels

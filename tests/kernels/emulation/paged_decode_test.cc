@@ -23,7 +23,9 @@ TEST(PagedDecodeTest, MatchesTextbookAttention) {
                                  {1, 4, 128, DType::kF16, 16, DType::kI8, 70, 3.0f},
                                  {2, 2, 64, DType::kF16, 32, DType::kF32, 16},
                                  {1, 3, 64, DType::kBF16, 32, DType::kF32, 65},
-                                 {1, 5, 96, DType::kF16, 32, DType::kF32, 0, 2.0f}};
+                                 {1, 5, 96, DType::kF16, 32, DType::kF32, 0, 2.0f},
+                                 {.kv_heads = 2, .group = 4, .head_dim = 64, .alibi = true},
+                                 {1, 3, 128, DType::kBF16, 32, DType::kI8, 90, 3.0f, true}};
   const std::vector<int32_t> lengths = {1, 16, 63, 64, 65, 300};
   uint32_t seed = 1;
   for (const AttentionCase& c : cases) {
@@ -49,7 +51,8 @@ TEST(PagedDecodeTest, MatchesForEveryHeadSizeAndGroup) {
                             .page_size = 8 << up_to(6),
                             .kv = up_to(3) == 0 ? DType::kI8 : DType::kF32,
                             .window = up_to(3) == 0 ? 1 + up_to(300) : 0,
-                            .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
+                            .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f,
+                            .alibi = up_to(4) == 0};
       const std::vector<int32_t> lengths = {1 + up_to(70), 1 + up_to(300)};
       PagedSequences sequences(c, lengths, random());
       emulation::SetSeed(random());

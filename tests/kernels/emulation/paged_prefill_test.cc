@@ -14,15 +14,18 @@ namespace {
 
 TEST(PagedPrefillTest, MatchesTextbookAttention) {
   uint32_t seed = 11;
-  for (const AttentionCase& c : {AttentionCase{2, 3, 64},
-                                 AttentionCase{1, 1, 80, DType::kBF16, 16},
-                                 AttentionCase{1, 16, 96, DType::kF16, 8},
-                                 AttentionCase{1, 5, 128},
-                                 AttentionCase{1, 2, 256, DType::kF16, 64},
-                                 AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8},
-                                 AttentionCase{1, 2, 128, DType::kBF16, 32, DType::kI8, 20, 4.0f},
-                                 AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 65},
-                                 AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 0, 2.0f}}) {
+  for (const AttentionCase& c :
+       {AttentionCase{2, 3, 64},
+        AttentionCase{1, 1, 80, DType::kBF16, 16},
+        AttentionCase{1, 16, 96, DType::kF16, 8},
+        AttentionCase{1, 5, 128},
+        AttentionCase{1, 2, 256, DType::kF16, 64},
+        AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8},
+        AttentionCase{1, 2, 128, DType::kBF16, 32, DType::kI8, 20, 4.0f},
+        AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 65},
+        AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 0, 2.0f},
+        AttentionCase{2, 2, 80, DType::kF16, 32, DType::kF32, 0, 0, true},
+        AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8, 90, 3, true}}) {
     PagedSequences sequences(c, {150}, ++seed);
     emulation::SetSeed(seed);
     const std::vector<uint16_t> out = sequences.Prefill(0, 0, 150);
@@ -45,7 +48,8 @@ TEST(PagedPrefillTest, MatchesForEveryHeadSizeAndGroup) {
                             .page_size = 8 << up_to(6),
                             .kv = up_to(3) == 0 ? DType::kI8 : DType::kF32,
                             .window = up_to(3) == 0 ? 1 + up_to(200) : 0,
-                            .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f};
+                            .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f,
+                            .alibi = up_to(4) == 0};
       const int32_t begin = up_to(130), end = begin + 1 + up_to(20);
       PagedSequences sequences(c, {end}, random());
       emulation::SetSeed(random());
@@ -61,7 +65,7 @@ TEST(PagedPrefillTest, EveryRowGetsTheBitsOfDecodingItAlone) {
   for (const AttentionCase& c :
        {AttentionCase{1, 3, 64},
         AttentionCase{2, 1, 128, DType::kF16, 16},
-        AttentionCase{1, 3, 64, DType::kBF16, 32, DType::kI8, 100, 5.0f}}) {
+        AttentionCase{1, 3, 64, DType::kBF16, 32, DType::kI8, 100, 5.0f, true}}) {
     constexpr int32_t kLength = 330;
     PagedSequences sequences(c, {kLength}, 23);
     std::vector<uint16_t> alone;

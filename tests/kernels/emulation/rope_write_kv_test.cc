@@ -6,6 +6,8 @@
 
 #include "gtest/gtest.h"
 #include "kernels/half.h"
+#include "kernels/norm/rms_norm.h"
+#include "kernels/rope/rope.h"
 #include "kernels/rope/rope_write_kv_device.h"
 #include "tests/kernels/emulation/device_array.h"
 #include "tests/kernels/kernel_test_util.h"
@@ -20,12 +22,16 @@ struct Case {
   int32_t head_dim;
   int32_t rotary_dim;
   RopeStyle style;
+  bool norms_queries = false;
+  bool norms_keys = false;
 };
+
+constexpr float kEps = 1e-3f;
 
 class RopeWriteKvTest : public testing::TestWithParam<Case> {};
 
 TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
-  const auto [head_dim, rotary_dim, style] = GetParam();
+  const auto [head_dim, rotary_dim, style, norms_queries, norms_keys] = GetParam();
   const int32_t half = rotary_dim / 2;
   const int64_t width = (kHeads + 2 * kKvHeads) * head_dim;
   std::vector<uint16_t> qkv;
@@ -38,7 +44,8 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
   const std::vector<int32_t> positions = {0, 63, 7, 8, 30};
   const std::vector<int64_t> slots = {31, 0, 9, 17, 18};
   DeviceArray<uint16_t> x(qkv), kv(kPages * kKvHeads * 2 * kPageSize * head_dim);
-  DeviceArray<float> table(angles);
+  const std::vector<float> q_norm = RandomFloats(head_dim, 3), k_norm = RandomFloats(head_dim, 4);
+  DeviceArray<float> table(angles), q_weight(q_norm), k_weight(k_norm);
   DeviceArray<int32_t> where(positions);
   DeviceArray<int64_t> to(slots);
   const absl::Status status = RopeWriteKv(nullptr,
@@ -55,12 +62,25 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
                                            .page_size = kPageSize,
                                            .style = style,
                                            .dtype = DType::kF16,
-                                           .kv_dtype = DType::kF16});
+                                           .kv_dtype = DType::kF16,
+                                           .q_norm = norms_queries ? q_weight.data() : nullptr,
+                                           .k_norm = norms_keys ? k_weight.data() : nullptr,
+                                           .norm_eps = kEps});
   ASSERT_TRUE(status.ok()) << status;
   // What element `d` of a head becomes.
   const auto expected = [&](int32_t row, int32_t head, int32_t d) -> double {
     const uint16_t* const bits = qkv.data() + row * width + head * head_dim;
-    const auto at = [&](int32_t i) -> double { return HalfToFloat(bits[i]); };
+    const bool is_query = head < kHeads;
+    const bool is_key = !is_query && head < kHeads + kKvHeads;
+    double rms = kEps;
+    for (int32_t i = 0; i < head_dim; ++i) {
+      rms += static_cast<double>(HalfToFloat(bits[i])) * HalfToFloat(bits[i]) / head_dim;
+    }
+    const auto at = [&](int32_t i) -> double {
+      const double x = HalfToFloat(bits[i]);
+      if (is_query && norms_queries) return x / std::sqrt(rms) * q_norm[i];
+      return is_key && norms_keys ? x / std::sqrt(rms) * k_norm[i] : x;
+    };
     if (head >= kHeads + kKvHeads || d >= rotary_dim) return at(d);
     const bool halves = style == RopeStyle::kHalf;
     const int32_t pair = halves ? d % half : d / 2;
@@ -79,7 +99,8 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
         const int64_t in_cache =
             (((page * kKvHeads + kv_head) * 2 + value) * kPageSize + token) * head_dim + d;
         const uint16_t bits = head < kHeads ? x[row * width + head * head_dim + d] : kv[in_cache];
-        ASSERT_NEAR(HalfToFloat(bits), expected(row, head, d), 1e-3)
+        const double wanted = expected(row, head, d);
+        ASSERT_NEAR(HalfToFloat(bits), wanted, 1e-3 + 5e-4 * std::fabs(wanted))
             << row << " " << head << " " << d;
       }
     }
@@ -165,6 +186,75 @@ TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
   }
 }
 
+// What the CPU's kernels make of the same numbers, rounded.
+TEST(RopeWriteKvCpuTest, EqualsTheCpusNormsAndTurns) {
+  constexpr int32_t kDim = 128;
+  const int64_t q_size = kHeads * kDim, kv_size = kKvHeads * kDim;
+  std::vector<uint16_t> qkv;
+  for (const float value : RandomFloats(kRows * (q_size + 2 * kv_size), 8)) {
+    qkv.push_back(FloatToHalf(value));
+  }
+  const std::vector<float> q_norm = RandomFloats(kDim, 9), k_norm = RandomFloats(kDim, 10);
+  const std::vector<int32_t> positions = {3, 0, 63, 12, 13};
+  const std::vector<int64_t> slots = {0, 1, 2, 3, 4};
+  const RopeTable angles =
+      *RopeTable::Create({.rotary_dim = kDim, .max_positions = kMaxPositions, .theta = 1e6});
+  ThreadPool pool(1, false);
+  const auto on_cpu = [&](int64_t first, int64_t size, const std::vector<float>& weight) {
+    std::vector<float> x;
+    for (int32_t row = 0; row < kRows; ++row) {
+      for (int64_t i = 0; i < size; ++i) {
+        x.push_back(HalfToFloat(qkv[row * (q_size + 2 * kv_size) + first + i]));
+      }
+    }
+    const MutableMatrix heads(x.data(), kRows * size / kDim, kDim);
+    EXPECT_TRUE(RmsNorm(pool, heads, weight, kEps, heads).ok());
+    EXPECT_TRUE(
+        ApplyRope(
+            pool, angles, RopeStyle::kHalf, positions, kDim, MutableMatrix(x.data(), kRows, size))
+            .ok());
+    return x;
+  };
+  const std::vector<float> queries = on_cpu(0, q_size, q_norm);
+  const std::vector<float> keys = on_cpu(q_size, kv_size, k_norm);
+  DeviceArray<uint16_t> x(qkv), kv(kKvHeads * 2 * kPageSize * kDim);
+  DeviceArray<float> table(
+      std::vector<float>(angles.cos_row(0), angles.cos_row(0) + int64_t{kMaxPositions} * kDim));
+  DeviceArray<float> q_weight(q_norm), k_weight(k_norm);
+  DeviceArray<int32_t> where(positions);
+  DeviceArray<int64_t> to(slots);
+  const absl::Status status = RopeWriteKv(nullptr,
+                                          {.qkv = x.data(),
+                                           .angles = table.data(),
+                                           .positions = where.data(),
+                                           .slots = to.data(),
+                                           .kv = kv.data(),
+                                           .rows = kRows,
+                                           .num_heads = kHeads,
+                                           .num_kv_heads = kKvHeads,
+                                           .head_dim = kDim,
+                                           .rotary_dim = kDim,
+                                           .page_size = kPageSize,
+                                           .style = RopeStyle::kHalf,
+                                           .dtype = DType::kF16,
+                                           .kv_dtype = DType::kF16,
+                                           .q_norm = q_weight.data(),
+                                           .k_norm = k_weight.data(),
+                                           .norm_eps = kEps});
+  ASSERT_TRUE(status.ok()) << status;
+  const auto expect_near = [](uint16_t bits, float expected) {
+    ASSERT_NEAR(HalfToFloat(bits), expected, 1e-5 + std::fabs(expected) / 1024);
+  };
+  for (int32_t row = 0; row < kRows; ++row) {
+    for (int64_t i = 0; i < q_size; ++i) {
+      expect_near(x[row * (q_size + 2 * kv_size) + i], queries[row * q_size + i]);
+    }
+    for (int64_t i = 0; i < kv_size; ++i) {
+      expect_near(kv[(i / kDim * 2 * kPageSize + row) * kDim + i % kDim], keys[row * kv_size + i]);
+    }
+  }
+}
+
 TEST(RopeWriteKvPaddingTest, ARowWithoutASlotIsLeftAlone) {
   for (const DType kv_dtype : {DType::kF16, DType::kI8}) {
     DeviceArray<uint16_t> x(2 * 3 * 64);
@@ -203,11 +293,15 @@ INSTANTIATE_TEST_SUITE_P(Styles,
                          testing::Values(Case{64, 64, RopeStyle::kInterleaved},
                                          Case{64, 64, RopeStyle::kHalf},
                                          Case{80, 32, RopeStyle::kHalf},
-                                         Case{96, 48, RopeStyle::kInterleaved}),
+                                         Case{96, 48, RopeStyle::kInterleaved},
+                                         Case{128, 128, RopeStyle::kHalf, true, true},
+                                         Case{80, 64, RopeStyle::kInterleaved, true, false},
+                                         Case{256, 256, RopeStyle::kHalf, false, true}),
                          [](const auto& info) {
-                           return std::string(info.param.style == RopeStyle::kHalf ? "Half"
-                                                                                   : "Turns") +
-                                  std::to_string(info.param.head_dim);
+                           const Case& c = info.param;
+                           return std::string(c.style == RopeStyle::kHalf ? "Half" : "Turns") +
+                                  std::to_string(c.head_dim) + (c.norms_queries ? "QNorm" : "") +
+                                  (c.norms_keys ? "KNorm" : "");
                          });
 
 }  // namespace
