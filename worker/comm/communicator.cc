@@ -96,6 +96,11 @@ absl::Status Communicator::Barrier() {
   return Finish("barrier", DoAllReduceSum(nullptr, 0, SumType::kF32));
 }
 
+absl::Status Communicator::CheckPeers() {
+  if (size_ == 1 || !failure_.ok()) return failure_;
+  return DoCheckPeers();
+}
+
 absl::Status Communicator::CheckPeer(const char* operation, int peer) const {
   if (peer >= 0 && peer < size_ && peer != rank_) return absl::OkStatus();
   return absl::InvalidArgumentError(

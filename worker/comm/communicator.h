@@ -48,6 +48,7 @@ class Communicator {
 
   // Of every later operation, from its call. With kNoTimeout it waits as long as its peers live.
   void set_timeout_ms(int64_t timeout_ms) { timeout_ms_ = timeout_ms; }
+  int64_t timeout_ms() const { return timeout_ms_; }
 
   // data[i] becomes the sum of every rank's data[i], added in rank order: ((x0 + x1) + x2) + …, so
   // every rank gets the same bits, whatever the backend. Integers wrap.
@@ -75,6 +76,10 @@ class Communicator {
   // Returns when every rank has called it.
   absl::Status Barrier();
 
+  // What a rank that waits for its peers by other means would want to know, at once: Aborted as
+  // above, or Unavailable when one died or left. Changes nothing.
+  absl::Status CheckPeers();
+
   // Ends the group: everything that waits here or on other ranks returns Aborted with `reason`.
   // Any thread, any time, more than once; the first reason stays.
   virtual void Abort(std::string_view reason) = 0;
@@ -95,8 +100,6 @@ class Communicator {
   // REQUIRES: 0 <= rank < size <= kMaxCommRanks.
   Communicator(int rank, int size) : rank_(rank), size_(size) {}
 
-  int64_t timeout_ms() const { return timeout_ms_; }
-
  private:
   // The operations of a backend. They are called with checked parameters, in groups of at least two
   // ranks, never after one has failed; texts name the peer, not the operation or this rank.
@@ -105,6 +108,7 @@ class Communicator {
   virtual absl::Status DoBroadcast(absl::Span<std::byte> data, int root) = 0;
   virtual absl::Status DoSend(absl::Span<const std::byte> data, int to) = 0;
   virtual absl::Status DoRecv(absl::Span<std::byte> data, int from) = 0;
+  virtual absl::Status DoCheckPeers() = 0;
 
   absl::Status AllReduceSum(void* data, int64_t count, SumType type);
   absl::Status CheckPeer(const char* operation, int peer) const;

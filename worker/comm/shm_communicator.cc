@@ -180,6 +180,17 @@ class ShmCommunicator final : public Communicator {
     return Take(data.data(), data.size(), from);
   }
 
+  absl::Status DoCheckPeers() override {
+    if (group_->aborted()) return group_->AbortedStatus();
+    const int dead = DeadPeer();
+    if (dead >= 0) return absl::UnavailableError(absl::StrCat(NameOf(dead), " died"));
+    for (int peer = 0; peer < size(); ++peer) {
+      if (group_->seat(peer).left.load(std::memory_order_acquire) == 0) continue;
+      return absl::UnavailableError(absl::StrCat(NameOf(peer), " left the group"));
+    }
+    return absl::OkStatus();
+  }
+
   // Large messages move in quarters of the ring, so that both sides copy at the same time.
   absl::Status Put(const std::byte* data, size_t bytes, int to) {
     Channel& channel = group_->channel(rank(), to);

@@ -178,6 +178,15 @@ class TcpCommunicator final : public Communicator {
     return RunTransfers(SendStep(bytes));
   }
 
+  absl::Status DoCheckPeers() override {
+    RETURN_IF_ERROR(WaitForNews(0));
+    for (int peer = 0; peer < size(); ++peer) {
+      if (!peers_[peer].has_left) continue;
+      return absl::UnavailableError(absl::StrCat(NameOf(peer), " left the group"));
+    }
+    return absl::OkStatus();
+  }
+
   void AddExchange(int peer, std::byte* mine, std::byte* theirs, int64_t bytes) {
     transfers_.push_back({peer, true, mine, 1, bytes, bytes});
     transfers_.push_back({peer, false, theirs, 1, bytes, bytes});

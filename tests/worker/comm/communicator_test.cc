@@ -551,6 +551,59 @@ TYPED_TEST(CommunicatorTest, AbortFromAnotherThreadEndsEveryOperation) {
   }
 }
 
+TYPED_TEST(CommunicatorTest, WhoWaitsElsewhereCanAskForItsPeers) {
+  TypeParam left(2);
+  std::atomic<bool> has_left = false;
+  const auto results = RunThreads(2, [&](int rank) -> absl::Status {
+    ASSIGN_OR_RETURN(auto comm, left.Join(rank));
+    RETURN_IF_ERROR(comm->CheckPeers());
+    RETURN_IF_ERROR(comm->Barrier());
+    if (rank == 1) {
+      comm = nullptr;
+      has_left = true;
+      return absl::OkStatus();
+    }
+    while (!has_left) sched_yield();
+    absl::Status status;
+    while (status.ok()) status = comm->CheckPeers();  // news may take a while
+    return status;
+  });
+  EXPECT_TRUE(absl::IsUnavailable(results[0])) << results[0];
+  EXPECT_THAT(results[0].message(), HasSubstr("rank 1"));
+  EXPECT_THAT(results[0].message(), HasSubstr("left the group"));
+
+  TypeParam aborted(2);
+  const auto told = RunThreads(2, [&](int rank) -> absl::Status {
+    ASSIGN_OR_RETURN(auto comm, aborted.Join(rank));
+    if (rank == 1) comm->Abort("told to");
+    absl::Status status;
+    while (status.ok()) status = comm->CheckPeers();
+    return status;
+  });
+  for (const absl::Status& result : told) {
+    EXPECT_TRUE(absl::IsAborted(result)) << result;
+    EXPECT_THAT(result.message(), HasSubstr("told to"));
+  }
+}
+
+TYPED_TEST(CommunicatorTest, WhoWaitsElsewhereSeesThatAPeerDied) {
+  TypeParam backend(2);
+  RankProcesses ranks(2, [&](int rank) -> absl::Status {
+    ASSIGN_OR_RETURN(auto comm, backend.Join(rank));
+    RankProcesses::Ready();
+    if (rank == 1) pause();
+    absl::Status status;
+    while (status.ok()) status = comm->CheckPeers();
+    return status;
+  });
+  for (int rank = 0; rank < 2; ++rank) ranks.AwaitReady(rank);
+  ranks.Signal(1, SIGKILL);
+  const absl::Status result = ranks.Result(0);
+  EXPECT_TRUE(absl::IsUnavailable(result)) << result;
+  EXPECT_THAT(result.message(), HasSubstr("rank 1"));
+  EXPECT_THAT(result.message(), HasSubstr("died"));
+}
+
 TYPED_TEST(CommunicatorTest, AfterAFailureEveryOperationFailsTheSameWay) {
   TypeParam backend(2);
   std::atomic<bool> has_failed = false;
