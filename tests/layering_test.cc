@@ -47,6 +47,7 @@ const std::map<std::string, std::vector<std::string>>& AllowList() {
         "worker/comm",
         "worker/device",
         "worker/layers",
+        "worker/sample",
         "worker/trace",
         "worker/weights"}},
       {"worker/runner",

@@ -57,6 +57,15 @@ absl::Status Record(Stream stream, Event event);
 // Returns when the work before the event is done; at once when it was never recorded.
 absl::Status Await(Event event);
 
+// Work that a stream is given between the two calls, copies of device memory and kernels, is not
+// done but kept, to be done any number of times with one call; memory is read and written where it
+// was. Nothing may be waited for meanwhile.
+using Graph = void*;
+absl::Status BeginCapture(Stream stream);
+absl::StatusOr<Graph> EndCapture(Stream stream);
+absl::Status LaunchGraph(Stream stream, Graph graph);
+void DestroyGraph(Graph graph);
+
 // `rows` pieces of `width` bytes, their beginnings `to_pitch` and `from_pitch` bytes apart, between
 // any two places of device and pinned memory.
 absl::Status CopyRows(Stream stream,

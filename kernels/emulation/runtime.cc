@@ -1,13 +1,16 @@
 #include "kernels/emulation/runtime.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/device/runtime.h"
+#include "kernels/emulation/capture.h"
 #include "kernels/emulation/memory.h"
 
 namespace paceline::kernels {
@@ -17,6 +20,7 @@ std::mutex g_mutex;  // guards the three below
 std::unordered_map<void*, int64_t> g_sizes;
 int64_t g_allocated = 0;
 int64_t g_total = int64_t{1} << 30;
+std::atomic<int64_t> g_num_graph_starts{0};
 
 }  // namespace
 
@@ -27,6 +31,8 @@ void SetMemoryBytes(int64_t bytes) {
   g_total = bytes;
 }
 
+int64_t NumGraphStarts() { return g_num_graph_starts; }
+
 int64_t AllocatedBytes() {
   const std::lock_guard lock(g_mutex);
   return g_allocated;
@@ -35,6 +41,14 @@ int64_t AllocatedBytes() {
 }  // namespace emulation
 
 namespace device {
+namespace {
+
+absl::Status CheckNotCapturing() {
+  if (emulation::t_captured == nullptr) return absl::OkStatus();
+  return absl::InternalError("a stream that captures cannot be waited for");
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<DeviceInfo>> ListDevices() {
   const std::lock_guard lock(g_mutex);
@@ -79,11 +93,32 @@ void FreePinned(void* memory) { std::free(memory); }
 // Work is done at once, in the order of the calls.
 absl::StatusOr<Stream> CreateStream() { return nullptr; }
 void DestroyStream(Stream) {}
-absl::Status Synchronize(Stream) { return absl::OkStatus(); }
+absl::Status Synchronize(Stream) { return CheckNotCapturing(); }
 absl::StatusOr<Event> CreateEvent() { return nullptr; }
 void DestroyEvent(Event) {}
 absl::Status Record(Stream, Event) { return absl::OkStatus(); }
-absl::Status Await(Event) { return absl::OkStatus(); }
+absl::Status Await(Event) { return CheckNotCapturing(); }
+
+absl::Status BeginCapture(Stream) {
+  if (absl::Status status = CheckNotCapturing(); !status.ok()) return status;
+  emulation::t_captured = new emulation::Captured;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Graph> EndCapture(Stream) {
+  if (emulation::t_captured == nullptr) return absl::InternalError("nothing is captured");
+  return std::exchange(emulation::t_captured, nullptr);
+}
+
+absl::Status LaunchGraph(Stream, Graph graph) {
+  ++g_num_graph_starts;
+  for (const emulation::Work& work : *static_cast<emulation::Captured*>(graph)) {
+    if (absl::Status status = emulation::DoOrCapture(work); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+void DestroyGraph(Graph graph) { delete static_cast<emulation::Captured*>(graph); }
 
 absl::Status CopyRows(Stream,
                       void* to,
@@ -92,12 +127,14 @@ absl::Status CopyRows(Stream,
                       int64_t from_pitch,
                       int64_t width,
                       int64_t rows) {
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(static_cast<char*>(to) + row * to_pitch,
-                static_cast<const char*>(from) + row * from_pitch,
-                width);
-  }
-  return absl::OkStatus();
+  return emulation::DoOrCapture([=] {
+    for (int64_t row = 0; row < rows; ++row) {
+      std::memcpy(static_cast<char*>(to) + row * to_pitch,
+                  static_cast<const char*>(from) + row * from_pitch,
+                  width);
+    }
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace device

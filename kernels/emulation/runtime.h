@@ -10,6 +10,8 @@ namespace paceline::kernels::emulation {
 void SetMemoryBytes(int64_t bytes);
 // Of device memory that is allocated now.
 int64_t AllocatedBytes();
+// Graphs that were started, by all threads.
+int64_t NumGraphStarts();
 
 }  // namespace paceline::kernels::emulation
 

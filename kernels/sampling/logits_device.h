@@ -108,7 +108,8 @@ struct DeviceLogprobRow {
 
 struct DeviceLogprobs {
   const DeviceLogprobRow* rows;  // [num_rows]
-  const int32_t* tokens;         // [logits.num_rows]: log-probabilities of these, too
+  const int32_t* tokens;         // [logits.num_rows]: log-probabilities of these, too; -infinity
+                                 // of one outside the row
   float* logprobs;               // [num_rows], of the token
   int32_t* ranks;                // [num_rows], of the token: 1 + how many have a larger logit
   int32_t* top_ids;              // [num_rows, max_top], likeliest first; -1 after the last

@@ -40,7 +40,8 @@ __global__ void LogprobsKernel(DeviceLogits logits, DeviceLogprobs args) {
   const RowTokens tokens = AllTokens(logits, row.row);
   const uint64_t best = BestKey(tokens);
   const double largest = LogitOf(best);
-  const float own = tokens.logits[args.tokens[row.row]];
+  const int32_t token = args.tokens[row.row];
+  const float own = token >= 0 && token < logits.vocab_size ? tokens.logits[token] : -INFINITY;
   double sum = 0;
   uint64_t greater = 0;
   tokens.ForEach([&](float logit, int32_t) {

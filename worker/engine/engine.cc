@@ -140,10 +140,15 @@ bool Engine::TakeInbox() {
     if (stop_) return false;
     std::swap(inbox_, taken_);
   }
-  if (taken_.empty()) return true;
+  ApplyTaken();
+  return true;
+}
+
+void Engine::ApplyTaken() {
+  if (taken_.empty()) return;
   const TraceSpan span(track_, "inbox", {{"commands", static_cast<int64_t>(taken_.size())}});
   for (Command& command : taken_) Apply(command);
-  return true;
+  taken_.clear();
 }
 
 void Engine::Apply(Command& command) {
@@ -256,10 +261,23 @@ bool Engine::RunBatch(TraceSpan& step) {
   PublishStep(open, ran);
   if (track_ != nullptr) DescribeStep(*open.batch, step);
   scheduler_.Commit(sampled_, ran);
+  const int64_t committed = clock_.NowNs();
+  if (runner_->returns_early()) StartNext();
+  const int64_t started = clock_.NowNs();
   ReportChoices(ran);
   metrics_.schedule_seconds->Observe(
-      Seconds(open.planned_ns - open.start_ns + clock_.NowNs() - ran));
+      Seconds(open.planned_ns - open.start_ns + committed - ran + clock_.NowNs() - started));
   return true;
+}
+
+// Who came during the step is in the next one.
+void Engine::StartNext() {
+  {
+    const std::lock_guard lock(mutex_);
+    std::swap(inbox_, taken_);
+  }
+  ApplyTaken();
+  StartBatches();
 }
 
 // What the step added to each choice: the output tokens that its client does not have yet.

@@ -125,6 +125,7 @@ class Engine {
   // Takes what is in the inbox; when there is no work, first sleeps until something is or a beat or
   // a deadline is due. False: stop.
   bool TakeInbox();
+  void ApplyTaken();
   void Apply(Command& command);
   void Submit(const std::shared_ptr<const Request>& request, int64_t now_ns);
   void Step();
@@ -132,6 +133,8 @@ class Engine {
   // nothing to run.
   bool RunBatch(TraceSpan& step);
   void StartBatches();
+  // The device works while the last step's results are sent.
+  void StartNext();
   void ReportChoices(int64_t now_ns);
   void ReportFinished(int64_t now_ns);
   SequenceResult& NewResult(Session& session, const Sequence& sequence);

@@ -13,6 +13,7 @@
 #include "kernels/tensor_view.h"
 #include "worker/layers/forward.h"
 #include "worker/models/best_logit.h"
+#include "worker/sample/sample_job.h"
 
 namespace paceline::worker {
 
@@ -22,7 +23,10 @@ class CausalLm {
     int32_t vocab_size = 0;
     int64_t weight_bytes = 0;    // on this rank, as the kernels read them
     int64_t kv_cache_bytes = 0;  // reserved on this rank
+    int32_t max_logit_rows = 0;  // of one ComputeLogits
     bool finds_best = false;     // the best logit of a row costs less than all of them
+    bool returns_early = false;  // Forward returns before its work is done
+    bool samples = false;        // this is the leader's, and takes jobs
   };
 
   virtual ~CausalLm() = default;
@@ -50,11 +54,19 @@ class CausalLm {
   virtual absl::Status Forward(const ForwardContext& context, const ForwardInput& input) = 0;
 
   // logits(rows.size())[i] = head(norm(hidden[rows[i]])) for rows of the last Forward, at most
-  // max_logit_rows (as given to the factory). Of the first best.size() rows only best[i] is asked
-  // for: their logits are then unspecified. Last stage only.
+  // max_logit_rows. Of the first best.size() rows only best[i] is asked for; jobs, where there are
+  // any, are one for each of the others, and those that sample come before those that score:
+  // results[i] is then what RunJob makes of the row. The logits of both are unspecified. Last stage
+  // only.
   virtual absl::Status ComputeLogits(const ForwardContext& context,
                                      absl::Span<const int32_t> rows,
-                                     absl::Span<BestLogit> best) = 0;
+                                     absl::Span<BestLogit> best,
+                                     absl::Span<const SampleJob> jobs,
+                                     absl::Span<SampleResult> results) = 0;
+  // The same for rows that another stage computed, [jobs.size(), vocab] of logits(); on the leader.
+  virtual absl::Status Sample(const kernels::MutableMatrix& rows,
+                              absl::Span<const SampleJob> jobs,
+                              absl::Span<SampleResult> results) = 0;
   // [rows, vocab] f32 in host memory.
   virtual kernels::MutableMatrix logits(int64_t rows) = 0;
 

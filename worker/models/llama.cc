@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/embedding/embed.h"
 #include "kernels/norm/rms_norm.h"
+#include "proto/support/log.h"
 #include "proto/support/status_macros.h"
 #include "worker/layers/attention.h"
 #include "worker/layers/gated_mlp.h"
@@ -19,6 +20,9 @@
 
 namespace paceline::worker {
 namespace {
+
+// A prompt whose every token is scored needs no more memory for it.
+constexpr int32_t kMaxLogitRows = 32;
 
 struct DecoderLayer {
   std::vector<float> attention_norm;  // [hidden]
@@ -79,12 +83,20 @@ class Llama final : public CausalLm {
   absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
   absl::Status ComputeLogits(const ForwardContext& context,
                              absl::Span<const int32_t> rows,
-                             absl::Span<BestLogit> best) override;
+                             absl::Span<BestLogit> best,
+                             absl::Span<const SampleJob> jobs,
+                             absl::Span<SampleResult> results) override;
+  absl::Status Sample(const kernels::MutableMatrix&,
+                      absl::Span<const SampleJob>,
+                      absl::Span<SampleResult>) override {
+    return absl::InternalError("rows of logits are sampled by who asked for them");
+  }
 
   Sizes sizes() const override {
     return {.vocab_size = config_.vocab_size,
             .weight_bytes = weight_bytes_,
-            .kv_cache_bytes = static_cast<int64_t>(kv_memory_.size())};
+            .kv_cache_bytes = static_cast<int64_t>(kv_memory_.size()),
+            .max_logit_rows = kMaxLogitRows};
   }
 
  private:
@@ -152,7 +164,7 @@ class Llama final : public CausalLm {
   FloatRows attention_output_;
   FloatRows gate_up_;
   FloatRows gathered_;                        // rows whose logits are asked for
-  FloatRows logits_;                          // [max_logit_rows, vocab]
+  FloatRows logits_;                          // [kMaxLogitRows, vocab]
   std::vector<std::unique_ptr<Lane>> lanes_;  // one a thread
   std::vector<absl::Status> part_status_;
 };
@@ -223,8 +235,8 @@ absl::Status Llama::AllocateScratch() {
   RETURN_IF_ERROR(qkv_.Allocate(rows, heads * sizes.head_dim));
   RETURN_IF_ERROR(attention_output_.Allocate(rows, sizes.query.total()));
   RETURN_IF_ERROR(gate_up_.Allocate(rows, 2 * partition_.inner.size()));
-  RETURN_IF_ERROR(gathered_.Allocate(options_.max_logit_rows, config_.hidden_size));
-  return logits_.Allocate(options_.max_logit_rows, config_.vocab_size);
+  RETURN_IF_ERROR(gathered_.Allocate(kMaxLogitRows, config_.hidden_size));
+  return logits_.Allocate(kMaxLogitRows, config_.vocab_size);
 }
 
 absl::Status Llama::ReserveKvCache(int32_t num_blocks) {
@@ -368,12 +380,15 @@ absl::Status Llama::Forward(const ForwardContext& context, const ForwardInput& b
 
 absl::Status Llama::ComputeLogits(const ForwardContext& context,
                                   absl::Span<const int32_t> rows,
-                                  absl::Span<BestLogit> best) {
+                                  absl::Span<BestLogit> best,
+                                  absl::Span<const SampleJob> jobs,
+                                  absl::Span<SampleResult>) {
+  PACELINE_CHECK(jobs.empty(), "a model on the CPU samples nothing");
   const int64_t m = static_cast<int64_t>(rows.size());
   const kernels::MutableMatrix logits = logits_.view(m);
-  if (m > options_.max_logit_rows) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "logits: ", m, " rows exceed the ", options_.max_logit_rows, " that were reserved"));
+  if (m > kMaxLogitRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logits: ", m, " rows exceed the ", kMaxLogitRows, " that were reserved"));
   }
   const kernels::MutableMatrix gathered = gathered_.view(m);
   RETURN_IF_ERROR(

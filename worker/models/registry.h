@@ -32,7 +32,6 @@ struct ModelOptions {
   kernels::DType kv_dtype = kernels::DType::kF16;
   int64_t kv_cache_bytes = 0;    // of the replica, all ranks together; 0: what the device has left
   int32_t max_batch_tokens = 0;  // rows of one Forward at most
-  int32_t max_logit_rows = 0;    // rows of one ComputeLogits at most
   int32_t max_positions = 0;     // tokens of one sequence at most
   RankPlace place;
   TensorMode tensor_mode = TensorMode::kExact;

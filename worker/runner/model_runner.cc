@@ -194,26 +194,51 @@ void ModelRunner::OrderJobs(Flight& flight) {
     const auto rest =
         std::stable_partition(begin, end, [](const LogitsJob& job) { return job.only_best; });
     micro.num_best = static_cast<int32_t>(rest - begin);
+    std::stable_partition(rest, end, [](const LogitsJob& job) { return job.prompt_target < 0; });
   }
   for (size_t i = 0; i < flight.jobs.size(); ++i) flight.plan.logit_rows[i] = flight.jobs[i].row;
 }
 
 void ModelRunner::RunLogits(const MicroBatch& batch, Flight& flight) {
-  for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
-    const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
-    absl::StatusOr<ModelShard::LogitRows> rows = shard_->Logits(flight.plan, batch, first, count);
+  const int32_t most = shard_->max_logit_rows();
+  for (int32_t first = 0; first < batch.num_logits; first += most) {
+    const int32_t count = std::min(most, batch.num_logits - first);
+    const LogitsJob* const jobs = flight.jobs.data() + batch.first_logit + first;
+    const int32_t num_best = std::clamp(batch.num_best - first, 0, count);
+    questions_.clear();
+    if (shard_->samples()) {
+      for (int32_t i = num_best; i < count; ++i) questions_.push_back(QuestionOf(jobs[i]));
+    }
+    absl::StatusOr<ModelShard::LogitRows> rows =
+        shard_->Logits(flight.plan, batch, first, count, questions_);
     DieUnlessOk(rows.status());
     const TraceSpan span(shard_->track(), "sampling", {{"rows", count}});
-    const LogitsJob* const jobs = flight.jobs.data() + batch.first_logit + first;
-    const auto num_best = static_cast<int64_t>(rows->best.size());
-    for (int64_t i = 0; i < num_best; ++i) FinishJob(jobs[i], rows->best[i], flight.outcome);
+    for (int32_t i = 0; i < num_best; ++i) FinishJob(jobs[i], rows->best[i], flight.outcome);
     if (num_best == count) continue;
+    if (!questions_.empty()) {
+      for (int32_t i = num_best; i < count; ++i) {
+        FinishJob(jobs[i], std::move(rows->results[i - num_best]), flight.outcome);
+      }
+      continue;
+    }
+    // Each job has a slot of its own.
     shard_->pool().ForEach(count - num_best, [&](int, int64_t i) {
-      FinishJob(jobs[num_best + i],
-                absl::MakeSpan(rows->logits.row(num_best + i), rows->logits.cols),
-                flight.outcome);
+      const LogitsJob& job = jobs[num_best + i];
+      const absl::Span<float> row(rows->logits.row(num_best + i), rows->logits.cols);
+      FinishJob(job, RunJob(row, QuestionOf(job)), flight.outcome);
     });
   }
+}
+
+SampleJob ModelRunner::QuestionOf(const LogitsJob& job) const {
+  const Sequence& sequence = *job.sequence;
+  const Request& request = *sequence.request;
+  if (job.prompt_target >= 0) return {.request = &request, .prompt_target = job.prompt_target};
+  return {.request = &request,
+          .choice_index = sequence.choice_index,
+          .position = sequence.num_output_tokens(),
+          .state = &StateOf(*job.sequence),
+          .eos_ids = options_.eos_token_ids};
 }
 
 void ModelRunner::FinishJob(const LogitsJob& job, const BestLogit& best, StepOutcome& outcome) {
@@ -225,23 +250,12 @@ void ModelRunner::FinishJob(const LogitsJob& job, const BestLogit& best, StepOut
   StateOf(*job.sequence).Append(best.id);
 }
 
-// Runs on the pool's threads; each job has a slot of its own.
-void ModelRunner::FinishJob(const LogitsJob& job, absl::Span<float> logits, StepOutcome& outcome) {
-  Sequence& sequence = *job.sequence;
-  const Request& request = *sequence.request;
+void ModelRunner::FinishJob(const LogitsJob& job, SampleResult result, StepOutcome& outcome) {
   if (job.prompt_target >= 0) {
-    outcome.prompt_parts[job.part].logprobs[job.slot] =
-        PromptLogprobs(logits, job.prompt_target, request.sampling.prompt_logprobs);
+    outcome.prompt_parts[job.part].logprobs[job.slot] = std::move(result.logprobs);
     return;
   }
-  SamplerState& state = StateOf(sequence);
-  SampleResult result = Sample(logits,
-                               request,
-                               sequence.choice_index,
-                               sequence.num_output_tokens(),
-                               &state,
-                               options_.eos_token_ids);
-  if (result.token_id >= 0) state.Append(result.token_id);
+  if (result.token_id >= 0) StateOf(*job.sequence).Append(result.token_id);
   outcome.choices[job.slot].result = std::move(result);
 }
 

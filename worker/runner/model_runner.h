@@ -55,6 +55,8 @@ class ModelRunner {
   // Steps that may be under way at once: one for each pipeline stage.
   int32_t depth() const { return static_cast<int32_t>(flights_.size()); }
   int32_t num_in_flight() const { return num_in_flight_; }
+  // Submit returns before the step's work is done: the caller may do something else meanwhile.
+  bool returns_early() const { return shard_->returns_early(); }
 
   // Starts a step: computes this stage's layers and leaves the rest to the others. `on_layer` is
   // called between layers. The batch's sequences must stay as they are until its Collect.
@@ -100,16 +102,19 @@ class ModelRunner {
                             int32_t first_row,
                             Flight& flight);
   static void AddJob(const LogitsJob& job, Flight& flight);
-  // Jobs for which the best logit is enough come first in each micro-batch.
+  // In each micro-batch jobs for which the best logit is enough come first, then others that
+  // sample.
   static void OrderJobs(Flight& flight);
   void RunLogits(const MicroBatch& batch, Flight& flight);
+  SampleJob QuestionOf(const LogitsJob& job) const;
   static void FinishJob(const LogitsJob& job, const BestLogit& best, StepOutcome& outcome);
-  void FinishJob(const LogitsJob& job, absl::Span<float> logits, StepOutcome& outcome);
+  static void FinishJob(const LogitsJob& job, SampleResult result, StepOutcome& outcome);
 
   const Options options_;
   std::unique_ptr<ModelShard> shard_;
   PlanSender sender_;
   RankWork work_;
+  std::vector<SampleJob> questions_;  // of one ModelShard::Logits
 
   std::vector<Flight> flights_;  // [depth], a ring
   int32_t first_flight_ = 0;

@@ -74,11 +74,12 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
                                  .kv_dtype = options.kv_dtype,
                                  .kv_cache_bytes = options.kv_cache_bytes,
                                  .max_batch_tokens = options.max_batch_tokens,
-                                 .max_logit_rows = kLogitsRows,
                                  .max_positions = options.max_model_len,
                                  .place = shard->place(),
                                  .tensor_mode = options.tensor_mode},
                                 loader));
+  shard->best_.resize(shard->max_logit_rows());
+  shard->results_.resize(shard->max_logit_rows());
   file.GiveBackPages();
   ASSIGN_OR_RETURN(shard->num_blocks_, shard->model_->RoomForBlocks(shard->context()));
   if (group != nullptr) RETURN_IF_ERROR(TakeLeast(*group, shard->num_blocks_));
@@ -137,14 +138,16 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
 absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
                                                          const MicroBatch& batch,
                                                          int32_t first,
-                                                         int32_t count) {
+                                                         int32_t count,
+                                                         absl::Span<const SampleJob> jobs) {
   const RankPlace at = place();
   const kernels::MutableMatrix logits = model_->logits(count);
   const int32_t num_best = std::clamp(batch.num_best - first, 0, count);
   const absl::Span<BestLogit> best = absl::MakeSpan(best_).first(num_best);
   const absl::Span<std::byte> best_bytes(reinterpret_cast<std::byte*>(best.data()),
                                          best.size() * sizeof(BestLogit));
-  const absl::Span<std::byte> whole_rows = Bytes(logits.Rows(num_best, count - num_best));
+  const auto whole_rows = [&] { return Bytes(logits.Rows(num_best, count - num_best)); };
+  const absl::Span<SampleResult> results = absl::MakeSpan(results_).first(jobs.size());
   const TraceSpan span(track(), "logits", {{"rows", count}});
   if (at.is_last_stage()) {
     {
@@ -152,20 +155,25 @@ absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
       RETURN_IF_ERROR(model_->ComputeLogits(
           context(),
           absl::MakeConstSpan(plan.logit_rows).subspan(batch.first_logit + first, count),
-          best));
+          best,
+          jobs,
+          results));
     }
     if (at.num_stages > 1 && at.tensor_rank == 0) {
       const int leader = options_.group->RankOf(0, 0);
       if (num_best > 0) RETURN_IF_ERROR(options_.group->all->Send(best_bytes, leader));
-      if (num_best < count) RETURN_IF_ERROR(options_.group->all->Send(whole_rows, leader));
+      if (num_best < count) RETURN_IF_ERROR(options_.group->all->Send(whole_rows(), leader));
     }
   } else if (options_.group->is_leader()) {
     const TraceSpan wait(track(), "receive", {{"rows", count}});
     const int last = options_.group->RankOf(at.num_stages - 1, 0);
     if (num_best > 0) RETURN_IF_ERROR(options_.group->all->Recv(best_bytes, last));
-    if (num_best < count) RETURN_IF_ERROR(options_.group->all->Recv(whole_rows, last));
+    if (num_best < count) RETURN_IF_ERROR(options_.group->all->Recv(whole_rows(), last));
+    if (!jobs.empty()) {
+      RETURN_IF_ERROR(model_->Sample(logits.Rows(num_best, count - num_best), jobs, results));
+    }
   }
-  return LogitRows{best, logits};
+  return LogitRows{best, results, logits};
 }
 
 namespace {
@@ -176,9 +184,10 @@ absl::Status RunStep(const StepPlan& plan, ModelShard& shard) {
   RETURN_IF_ERROR(shard.PrepareBlocks(plan));
   for (const MicroBatch& batch : plan.micro_batches) {
     RETURN_IF_ERROR(shard.Forward(plan, batch, [] {}));
-    for (int32_t first = 0; first < batch.num_logits; first += kLogitsRows) {
-      const int32_t count = std::min(kLogitsRows, batch.num_logits - first);
-      RETURN_IF_ERROR(shard.Logits(plan, batch, first, count).status());
+    const int32_t most = shard.max_logit_rows();
+    for (int32_t first = 0; first < batch.num_logits; first += most) {
+      const int32_t count = std::min(most, batch.num_logits - first);
+      RETURN_IF_ERROR(shard.Logits(plan, batch, first, count, {}).status());
     }
   }
   return absl::OkStatus();

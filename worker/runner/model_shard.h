@@ -4,10 +4,10 @@
 #ifndef PACELINE_WORKER_RUNNER_MODEL_SHARD_H_
 #define PACELINE_WORKER_RUNNER_MODEL_SHARD_H_
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -23,9 +23,6 @@
 #include "worker/trace/step_trace.h"
 
 namespace paceline::worker {
-
-// Rows of logits computed at a time: a prompt whose every token is scored needs no more memory.
-constexpr int32_t kLogitsRows = 32;
 
 class ModelShard {
  public:
@@ -67,20 +64,25 @@ class ModelShard {
   // Rows of logits, the first of which may be known by their best one only.
   struct LogitRows {
     absl::Span<const BestLogit> best;
-    kernels::MutableMatrix logits;  // [count, vocab], unspecified for the first best.size() rows
+    absl::Span<SampleResult> results;  // of jobs
+    kernels::MutableMatrix logits;     // [count, vocab], unspecified for rows with one of these
   };
   // The last stage computes the logits of rows [first, first + count) of the micro-batch's logit
   // rows, the leader gets them, others do nothing. Chunks in the same order everywhere, right after
-  // the micro-batch's Forward on the last stage. `count` is at most kLogitsRows. Valid until the
-  // next call.
+  // the micro-batch's Forward on the last stage. `count` is at most max_logit_rows(). Where the
+  // shard samples, the leader has a job for each row after the best. Valid until the next call.
   absl::StatusOr<LogitRows> Logits(const StepPlan& plan,
                                    const MicroBatch& batch,
                                    int32_t first,
-                                   int32_t count);
+                                   int32_t count,
+                                   absl::Span<const SampleJob> jobs);
 
   kernels::ThreadPool& pool() { return *pool_; }
   int32_t num_blocks() const { return num_blocks_; }
   int32_t vocab_size() const { return model_->sizes().vocab_size; }
+  int32_t max_logit_rows() const { return model_->sizes().max_logit_rows; }
+  bool returns_early() const { return model_->sizes().returns_early; }
+  bool samples() const { return model_->sizes().samples; }
   // Rows of which only the best logit is wanted should come first (MicroBatch::num_best).
   bool finds_best() const {
     return model_->sizes().finds_best ||
@@ -106,7 +108,8 @@ class ModelShard {
   std::unique_ptr<CausalLm> model_;
   int32_t num_blocks_ = 0;
   kernels::AttentionWorkspace attention_workspace_;
-  std::array<BestLogit, kLogitsRows> best_;
+  std::vector<BestLogit> best_;        // [max_logit_rows]
+  std::vector<SampleResult> results_;  // [max_logit_rows]
 };
 
 // What the leader decides for all ranks.

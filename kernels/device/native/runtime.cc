@@ -133,6 +133,27 @@ absl::Status Record(Stream stream, Event event) {
 
 absl::Status Await(Event event) { return ToStatus(cudaEventSynchronize(NativeEvent(event))); }
 
+absl::Status BeginCapture(Stream stream) {
+  return ToStatus(cudaStreamBeginCapture(Native(stream), cudaStreamCaptureModeThreadLocal));
+}
+
+absl::StatusOr<Graph> EndCapture(Stream stream) {
+  cudaGraph_t captured = nullptr;
+  absl::Status status = ToStatus(cudaStreamEndCapture(Native(stream), &captured));
+  if (!status.ok()) return status;
+  cudaGraphExec_t graph = nullptr;
+  status = ToStatus(cudaGraphInstantiate(&graph, captured, 0));
+  cudaGraphDestroy(captured);
+  if (!status.ok()) return status;
+  return graph;
+}
+
+absl::Status LaunchGraph(Stream stream, Graph graph) {
+  return ToStatus(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Native(stream)));
+}
+
+void DestroyGraph(Graph graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
+
 absl::Status CopyRows(Stream stream,
                       void* to,
                       int64_t to_pitch,

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"
+#include "kernels/emulation/capture.h"
 #include "kernels/emulation/grid.h"
 #include "kernels/half.h"
 
@@ -233,7 +234,8 @@ absl::Status Launch(Stream,
                     int64_t shared_bytes,
                     void (*kernel)(Parameters...),
                     const Args&... args) {
-  return emulation::Launch(grid, block, shared_bytes, [&] { kernel(args...); });
+  return emulation::DoOrCapture(
+      [=] { return emulation::Launch(grid, block, shared_bytes, [&] { kernel(args...); }); });
 }
 
 }  // namespace paceline::kernels::device

@@ -27,21 +27,28 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
   RETURN_IF_ERROR(device::UseDevice(options_.device.index));
   ASSIGN_OR_RETURN(const DeviceBatch* const batch, inputs_->Upload(stream_, input));
   const int64_t hidden_bytes = rows * config_.hidden_size * static_cast<int64_t>(sizeof(float));
-  if (options_.place.is_first_stage()) {
-    RETURN_IF_ERROR(Embed(context, *batch));
-  } else {
+  if (!options_.place.is_first_stage()) {
     RETURN_IF_ERROR(
         device::Copy(stream_, hidden_.data(), staged_hidden_.as<float>(), hidden_bytes));
     // The next batch's may come at any time.
     RETURN_IF_ERROR(device::Synchronize(stream_));
   }
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    RETURN_IF_ERROR(RunLayer(context, *batch, static_cast<int32_t>(i)));
-    input.on_layer();
-  }
+  const auto run = [&] { return RunLayers(context, *batch, input.on_layer); };
+  RETURN_IF_ERROR(batch->shape.has_value() ? graphs_.Run(stream_, *batch->shape, run) : run());
   if (options_.place.is_last_stage()) return absl::OkStatus();
   RETURN_IF_ERROR(device::Copy(stream_, staged_hidden_.as<float>(), hidden_.data(), hidden_bytes));
   return device::Synchronize(stream_);
+}
+
+absl::Status DeviceLlama::RunLayers(const ForwardContext& context,
+                                    const DeviceBatch& batch,
+                                    absl::FunctionRef<void()> on_layer) {
+  if (options_.place.is_first_stage()) RETURN_IF_ERROR(Embed(context, batch));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    RETURN_IF_ERROR(RunLayer(context, batch, static_cast<int32_t>(i)));
+    on_layer();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DeviceLlama::Embed(const ForwardContext& context, const DeviceBatch& batch) {
@@ -231,43 +238,84 @@ absl::StatusOr<float*> DeviceLlama::GatherRows(absl::Span<const int32_t> rows) {
 
 absl::Status DeviceLlama::ComputeLogits(const ForwardContext& context,
                                         absl::Span<const int32_t> rows,
-                                        absl::Span<BestLogit> best) {
+                                        absl::Span<BestLogit> best,
+                                        absl::Span<const SampleJob> jobs,
+                                        absl::Span<SampleResult> results) {
   const auto m = static_cast<int32_t>(rows.size());
-  if (m > options_.max_logit_rows) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "logits: ", m, " rows exceed the ", options_.max_logit_rows, " that were reserved"));
+  if (m > kMaxLogitRows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logits: ", m, " rows exceed the ", kMaxLogitRows, " that were reserved"));
   }
   RETURN_IF_ERROR(device::UseDevice(options_.device.index));
-  const Shares& shares = partition_.vocabulary;
   ASSIGN_OR_RETURN(float* const from, GatherRows(rows));
   RETURN_IF_ERROR(Norm(from, output_norm_, m, norm_.data()));
   RETURN_IF_ERROR(head_->Forward(stream_,
                                  {.x = norm_.data(),
                                   .rows = m,
                                   .y = logits_.data(),
-                                  .y_stride = shares.size(),
+                                  .y_stride = partition_.vocabulary.size(),
                                   .y_dtype = DType::kF32}));
   const auto num_best = static_cast<int32_t>(best.size());
   if (num_best > 0) RETURN_IF_ERROR(FindBest(num_best));
-  const kernels::MutableMatrix logits = this->logits(m).Rows(num_best, m - num_best);
-  constexpr int64_t kBytes = sizeof(float);
-  RETURN_IF_ERROR(device::CopyRows(stream_,
-                                   logits.data + shares.begin(),
-                                   shares.total() * kBytes,
-                                   logits_.as<float>() + num_best * shares.size(),
-                                   shares.size() * kBytes,
-                                   shares.size() * kBytes,
-                                   m - num_best));
+  if (num_best < m) {
+    ASSIGN_OR_RETURN(const kernels::DeviceLogits whole, WholeRows(context, num_best, m - num_best));
+    if (!jobs.empty()) {
+      RETURN_IF_ERROR(sampler_->Run(stream_, whole, jobs));
+    } else if (staged_logits_.bytes() > 0) {
+      const kernels::MutableMatrix logits = this->logits(m).Rows(num_best, m - num_best);
+      RETURN_IF_ERROR(device::Copy(
+          stream_, logits.data, whole.data, logits.rows * logits.cols * int64_t{sizeof(float)}));
+    }
+  }
   RETURN_IF_ERROR(device::Synchronize(stream_));
-  for (int32_t i = 0; i < num_best; ++i) {
+  if (!jobs.empty()) sampler_->Take(jobs, results);
+  if (num_best == 0) return absl::OkStatus();
+  TakeBest(best);
+  return MergeBest(context.tensor_group, best);
+}
+
+absl::Status DeviceLlama::Sample(const kernels::MutableMatrix& rows,
+                                 absl::Span<const SampleJob> jobs,
+                                 absl::Span<SampleResult> results) {
+  RETURN_IF_ERROR(device::UseDevice(options_.device.index));
+  auto* const whole = whole_logits_.as<float>();
+  RETURN_IF_ERROR(
+      device::Copy(stream_, whole, rows.data, rows.rows * rows.cols * int64_t{sizeof(float)}));
+  RETURN_IF_ERROR(sampler_->Run(stream_,
+                                {.data = whole,
+                                 .stride = rows.cols,
+                                 .num_rows = static_cast<int32_t>(rows.rows),
+                                 .vocab_size = static_cast<int32_t>(rows.cols)},
+                                jobs));
+  RETURN_IF_ERROR(device::Synchronize(stream_));
+  sampler_->Take(jobs, results);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<kernels::DeviceLogits> DeviceLlama::WholeRows(const ForwardContext& context,
+                                                             int32_t first,
+                                                             int32_t count) {
+  const Shares& shares = partition_.vocabulary;
+  float* data = logits_.as<float>() + int64_t{first} * shares.size();
+  if (context.tensor_group != nullptr) {
+    auto* const whole = whole_logits_.as<float>();
+    RETURN_IF_ERROR(
+        exchange_->GatherColumns(*context.tensor_group, shares, count, sizeof(float), data, whole));
+    data = whole;
+  }
+  return kernels::DeviceLogits{.data = data,
+                               .stride = shares.total(),
+                               .num_rows = count,
+                               .vocab_size = static_cast<int32_t>(shares.total())};
+}
+
+void DeviceLlama::TakeBest(absl::Span<BestLogit> best) const {
+  for (size_t i = 0; i < best.size(); ++i) {
     const kernels::DeviceBestLogit& found = staged_best_.as<const kernels::DeviceBestLogit>()[i];
-    best[i] = {.id = found.id + static_cast<int32_t>(shares.begin()),
+    best[i] = {.id = found.id + static_cast<int32_t>(partition_.vocabulary.begin()),
                .logit = found.logit,
                .is_finite = found.all_finite};
   }
-  if (num_best > 0) RETURN_IF_ERROR(MergeBest(context.tensor_group, best));
-  if (num_best == m) return absl::OkStatus();
-  return worker::GatherColumns(context.tensor_group, shares, logits);
 }
 
 absl::Status DeviceLlama::FindBest(int32_t num_rows) {

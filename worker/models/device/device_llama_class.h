@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -17,7 +18,9 @@
 #include "worker/device/device_memory.h"
 #include "worker/models/causal_lm.h"
 #include "worker/models/device/device_linear.h"
+#include "worker/models/device/device_sampler.h"
 #include "worker/models/device/exchange.h"
+#include "worker/models/device/step_graphs.h"
 #include "worker/models/device/step_inputs.h"
 #include "worker/models/partition.h"
 #include "worker/models/registry.h"
@@ -32,6 +35,8 @@ class DeviceLlama final : public CausalLm {
                                                         const ModelOptions& options,
                                                         WeightLoader& loader);
 
+  // A pass may be under way.
+  ~DeviceLlama() override { kernels::device::Synchronize(stream_).IgnoreError(); }
   absl::StatusOr<int32_t> RoomForBlocks(const ForwardContext& context) override;
   absl::Status ReserveKvCache(int32_t num_blocks) override;
   absl::Status PrepareBlocks(const ForwardContext& context,
@@ -46,12 +51,20 @@ class DeviceLlama final : public CausalLm {
   absl::Status Forward(const ForwardContext& context, const ForwardInput& input) override;
   absl::Status ComputeLogits(const ForwardContext& context,
                              absl::Span<const int32_t> rows,
-                             absl::Span<BestLogit> best) override;
+                             absl::Span<BestLogit> best,
+                             absl::Span<const SampleJob> jobs,
+                             absl::Span<SampleResult> results) override;
+  absl::Status Sample(const kernels::MutableMatrix& rows,
+                      absl::Span<const SampleJob> jobs,
+                      absl::Span<SampleResult> results) override;
   Sizes sizes() const override {
     return {.vocab_size = config_.vocab_size,
             .weight_bytes = use_.weights,
             .kv_cache_bytes = use_.kv_cache,
-            .finds_best = true};
+            .max_logit_rows = kMaxLogitRows,
+            .finds_best = true,
+            .returns_early = options_.place.num_ranks() == 1,
+            .samples = is_leader()};
   }
 
  private:
@@ -63,6 +76,8 @@ class DeviceLlama final : public CausalLm {
     DeviceLinear gate_up;
     DeviceLinear down;
   };
+
+  static constexpr int32_t kMaxLogitRows = 256;
 
   // A table of embeddings as it is in the file.
   struct EmbeddingTable {
@@ -89,6 +104,9 @@ class DeviceLlama final : public CausalLm {
   // will want.
   absl::Status RunLargest(const ForwardContext& context);
 
+  absl::Status RunLayers(const ForwardContext& context,
+                         const DeviceBatch& batch,
+                         absl::FunctionRef<void()> on_layer);
   absl::Status Embed(const ForwardContext& context, const DeviceBatch& batch);
   absl::Status RunLayer(const ForwardContext& context, const DeviceBatch& batch, int32_t layer);
   absl::Status Attend(const DeviceBatch& batch, int32_t layer, void* out);
@@ -101,6 +119,11 @@ class DeviceLlama final : public CausalLm {
   absl::Status Norm(float* x, const DeviceBuffer& weight, int32_t rows, void* out) const;
   // The best of the first rows of logits_, on their way to staged_best_.
   absl::Status FindBest(int32_t num_rows);
+  void TakeBest(absl::Span<BestLogit> best) const;
+  // Rows of logits_ over the whole vocabulary, there or from all ranks.
+  absl::StatusOr<kernels::DeviceLogits> WholeRows(const ForwardContext& context,
+                                                  int32_t first,
+                                                  int32_t count);
   // Rows of the last pass side by side, in gathered_ or where they are.
   absl::StatusOr<float*> GatherRows(absl::Span<const int32_t> rows);
 
@@ -109,6 +132,9 @@ class DeviceLlama final : public CausalLm {
   int64_t kv_size() const { return int64_t{heads().num_kv_heads} * config_.head_dim; }
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
   const AttentionSizes& heads() const { return partition_.attention; }
+  bool is_leader() const {
+    return options_.place.is_first_stage() && options_.place.tensor_rank == 0;
+  }
   bool adds_up() const { return heads().mode == TensorMode::kFast; }
   char* kv_layer(int32_t layer) const {
     return kv_cache_.as<char>() + layer * kv_blocks_.layer_bytes;
@@ -132,17 +158,20 @@ class DeviceLlama final : public CausalLm {
   int32_t num_blocks_ = 0;
 
   std::unique_ptr<StepInputs> inputs_;
+  StepGraphs graphs_;
   std::unique_ptr<Exchange> exchange_;  // null: one rank has all of a layer
   // Shared by all layers, [max_batch_tokens, …].
-  DeviceBuffer hidden_;     // f32
-  DeviceBuffer norm_;       // 16 bits
-  DeviceBuffer wide_;       // 16 bits: q, k and v, then gate and up
-  DeviceBuffer own_;        // 16 bits: this rank's part of what follows
-  DeviceBuffer projected_;  // 16 bits: attention's output, then the feed-forward block's inner
-  DeviceBuffer partials_;   // f32, of decode attention
-  DeviceBuffer gathered_;   // f32, [max_logit_rows, hidden]
-  DeviceBuffer logits_;     // f32, [max_logit_rows, vocabulary of this rank]
-  DeviceBuffer best_;       // [max_logit_rows]
+  DeviceBuffer hidden_;        // f32
+  DeviceBuffer norm_;          // 16 bits
+  DeviceBuffer wide_;          // 16 bits: q, k and v, then gate and up
+  DeviceBuffer own_;           // 16 bits: this rank's part of what follows
+  DeviceBuffer projected_;     // 16 bits: attention's output, then the feed-forward block's inner
+  DeviceBuffer partials_;      // f32, of decode attention
+  DeviceBuffer gathered_;      // f32, [kMaxLogitRows, hidden]
+  DeviceBuffer logits_;        // f32, [kMaxLogitRows, vocabulary of this rank]
+  DeviceBuffer whole_logits_;  // f32, [kMaxLogitRows, vocabulary], where they come from other ranks
+  DeviceBuffer best_;          // [kMaxLogitRows]
+  std::unique_ptr<DeviceSampler> sampler_;  // the leader's
   PinnedBuffer staged_hidden_;
   PinnedBuffer staged_logits_;
   PinnedBuffer staged_best_;

@@ -165,7 +165,7 @@ absl::Status DeviceLlama::LoadRope(WeightLoader& loader) {
 absl::Status DeviceLlama::AllocateScratch() {
   const int64_t rows = options_.max_batch_tokens;
   const int64_t hidden = config_.hidden_size;
-  const int64_t logit_rows = options_.max_logit_rows;
+  const int64_t logit_rows = kMaxLogitRows;
   const int64_t inner = partition_.inner.total();
   const RankPlace& place = options_.place;
   const auto allocate = [&](DeviceBuffer& buffer, int64_t elements, DType type) -> absl::Status {
@@ -189,7 +189,11 @@ absl::Status DeviceLlama::AllocateScratch() {
     const int64_t row_bytes =
         std::max(hidden * int64_t{sizeof(float)},
                  std::max(heads().query.total(), inner) * kernels::DTypeSize(dtype()));
-    ASSIGN_OR_RETURN(exchange_, Exchange::Create(stream_, rows * row_bytes));
+    int64_t bytes = rows * row_bytes;
+    if (place.is_last_stage()) {
+      bytes = std::max(bytes, logit_rows * config_.vocab_size * int64_t{sizeof(float)});
+    }
+    ASSIGN_OR_RETURN(exchange_, Exchange::Create(stream_, bytes));
   }
   const int32_t chunks =
       (options_.max_positions + kernels::kDeviceKvChunk - 1) / kernels::kDeviceKvChunk;
@@ -199,17 +203,29 @@ absl::Status DeviceLlama::AllocateScratch() {
                                items, heads().num_heads, heads().num_kv_heads, config_.head_dim),
                            DType::kF32));
   ASSIGN_OR_RETURN(inputs_,
-                   StepInputs::Create({.num_heads = heads().num_heads,
-                                       .num_kv_heads = heads().num_kv_heads,
-                                       .max_decode_items = items},
-                                      use_.workspace));
+                   StepInputs::Create(
+                       {.num_heads = heads().num_heads,
+                        .num_kv_heads = heads().num_kv_heads,
+                        .max_decode_items = items,
+                        // Ranks meet on the host within a pass.
+                        .max_filled_rows = place.tensor_size == 1 ? options_.max_batch_tokens : 0},
+                       use_.workspace));
+  if (place.num_ranks() > 1 && (place.is_last_stage() || is_leader())) {
+    RETURN_IF_ERROR(allocate(whole_logits_, logit_rows * config_.vocab_size, DType::kF32));
+  }
+  // The last stage sends the leader logits.
+  if (place.num_stages > 1 && place.tensor_rank == 0 && (place.is_last_stage() || is_leader())) {
+    ASSIGN_OR_RETURN(
+        staged_logits_,
+        PinnedBuffer::Allocate(logit_rows * config_.vocab_size * int64_t{sizeof(float)}));
+  }
   if (place.num_stages > 1) {
     ASSIGN_OR_RETURN(staged_hidden_, PinnedBuffer::Allocate(rows * hidden * sizeof(float)));
     std::memset(staged_hidden_.as<char>(), 0, staged_hidden_.bytes());
   }
-  ASSIGN_OR_RETURN(
-      staged_logits_,
-      PinnedBuffer::Allocate(logit_rows * config_.vocab_size * int64_t{sizeof(float)}));
+  if (is_leader()) {
+    ASSIGN_OR_RETURN(sampler_, DeviceSampler::Create(kMaxLogitRows, use_.workspace));
+  }
   return absl::OkStatus();
 }
 
@@ -219,6 +235,7 @@ absl::Status DeviceLlama::ReserveKvCache(int32_t num_blocks) {
                                 .head_dim = config_.head_dim,
                                 .dtype = options_.kv_dtype};
   const auto num_layers = static_cast<int32_t>(layers_.size());
+  graphs_.Clear();
   kv_cache_ = {};
   ASSIGN_OR_RETURN(
       kv_cache_,
@@ -282,8 +299,8 @@ absl::Status DeviceLlama::RunLargest(const ForwardContext& context) {
                            .sequences = sequences,
                            .on_layer = [] {}}));
   if (options_.place.is_last_stage()) {
-    zeros.resize(std::min(rows, options_.max_logit_rows));
-    RETURN_IF_ERROR(ComputeLogits(context, zeros, {}));
+    zeros.resize(std::min(rows, kMaxLogitRows));
+    RETURN_IF_ERROR(ComputeLogits(context, zeros, {}, {}, {}));
   }
   return device::Synchronize(stream_);
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,8 +14,9 @@
 #include "kernels/attention/paged_prefill_device.h"
 #include "kernels/device/stream.h"
 #include "kernels/kv_cache/layout.h"
-#include "worker/device/device_memory.h"
 #include "worker/layers/forward.h"
+#include "worker/models/device/staging.h"
+#include "worker/models/device/step_graphs.h"
 
 namespace paceline::worker {
 
@@ -29,6 +31,9 @@ struct DecodePass {
 
 // Pointers are of device memory and valid until the next batch.
 struct DeviceBatch {
+  // Of a batch of decodes that was filled up with rows and items that are nothing: batches of the
+  // same shape are the same to all kernels but for what is in memory.
+  std::optional<StepShape> shape;
   int32_t rows = 0;
   const int32_t* token_ids = nullptr;  // [rows]
   const int32_t* positions = nullptr;  // [rows]
@@ -50,6 +55,7 @@ class StepInputs {
     int32_t num_kv_heads = 0;
     int32_t max_decode_items = 0;  // of one pass: what there is scratch memory for; at least what
                                    // the longest sequence has
+    int32_t max_filled_rows = 0;   // up to which batches of decodes are filled up; 0: none is
   };
   static absl::StatusOr<std::unique_ptr<StepInputs>> Create(const Options& options,
                                                             int64_t& workspace_bytes);
@@ -59,27 +65,21 @@ class StepInputs {
                                             const ForwardInput& input);
 
  private:
-  StepInputs(const Options& options, int64_t& workspace_bytes)
-      : options_(options), workspace_bytes_(workspace_bytes) {}
+  explicit StepInputs(const Options& options) : options_(options) {}
 
-  // A piece of the buffer; offsets are multiples of 16.
-  template <typename T>
-  void Add(const std::vector<T>& values, const T*& place);
+  bool FitsAShape(const ForwardInput& input) const;
+  // Items of decode attention over so many positions.
+  int32_t NumItems(int32_t length) const;
   void PlanDecodes(const ForwardInput& input);
+  void FillUp();
   void PlanPrefills(const ForwardInput& input);
-  absl::Status Copy(kernels::device::Stream stream);
 
   const Options options_;
-  int64_t& workspace_bytes_;
   DeviceBatch batch_;
 
   // Host memory, reused from step to step.
-  struct Piece {
-    const void* from;
-    int64_t bytes;
-    void* place;  // a pointer: where the piece is on the device
-  };
-  std::vector<Piece> pieces_;
+  std::vector<int32_t> token_ids_;
+  std::vector<int32_t> positions_;
   std::vector<int64_t> slots_;
   std::vector<int32_t> page_table_;
   std::vector<int32_t> lengths_;
@@ -87,9 +87,7 @@ class StepInputs {
   std::vector<kernels::PrefillSequence> prefills_;
   std::vector<kernels::PrefillItem> prefill_items_;
 
-  PinnedBuffer pinned_;
-  DeviceBuffer device_;
-  std::unique_ptr<DeviceEvent> copied_;  // pinned_ may be written again
+  std::unique_ptr<Staging> staging_;
 };
 
 }  // namespace paceline::worker

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "kernels/emulation/grid.h"
+#include "kernels/emulation/runtime.h"
 #include "tests/fakes/engine_harness.h"
 #include "tests/fakes/tiny_model.h"
 #include "worker/models/device/registry.h"
@@ -50,7 +51,9 @@ std::vector<Request> Requests() {
       request.sampling.top_p = 0.95F;
       request.seed = 100 + i;
     }
-    if (i >= 2) request.sampling.logprobs = 0;
+    if (i >= 2) request.sampling.logprobs = i == 2 ? 3 : 0;
+    if (i == 3) request.sampling.repetition_penalty = 1.2F;
+    if (i == 4) request.sampling.prompt_logprobs = 2;
     requests.push_back(std::move(request));
   }
   return requests;
@@ -96,6 +99,14 @@ TEST(DeviceLlamaTest, BatchMatesAndTheOrderOfThreadsChangeNothing) {
   kernels::emulation::SetSeed(77);
   EngineHarness engine(OnDevice(Tiny()));
   ExpectGolden(engine);
+}
+
+TEST(DeviceLlamaTest, StepsOfDecodesAreGraphs) {
+  const int64_t before = kernels::emulation::NumGraphStarts();
+  EngineHarness engine(OnDevice(Tiny()));
+  engine.Run(Requests()[0]);  // 6 tokens: one comes of the prompt
+  EXPECT_EQ(kernels::emulation::NumGraphStarts() - before, 6)
+      << "a prompt of one token decodes, too";
 }
 
 TEST(DeviceLlamaTest, ChunksChangeNothing) {

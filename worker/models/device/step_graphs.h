@@ -1,0 +1,57 @@
+// Passes of decoding as graphs: what a pass enqueues is captured once for each shape and then
+// started with one call instead of one a kernel. Owned by the model; the thread whose device it is.
+#ifndef PACELINE_WORKER_MODELS_DEVICE_STEP_GRAPHS_H_
+#define PACELINE_WORKER_MODELS_DEVICE_STEP_GRAPHS_H_
+
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "kernels/device/runtime.h"
+
+namespace paceline::worker {
+
+// What kernels of a pass are told by value, rounded up; all else they read from the device's
+// memory.
+struct StepShape {
+  int32_t rows = 0;
+  int32_t max_pages = 0;
+  int32_t num_items = 0;
+  int64_t version = 0;  // of where the inputs are
+
+  auto operator<=>(const StepShape&) const = default;
+};
+
+class StepGraphs {
+ public:
+  // Starts the graph of `shape`, which `enqueue` makes if there is none. Earlier ones have been
+  // waited for. Errors: enqueue's and the device's.
+  absl::Status Run(kernels::device::Stream stream,
+                   const StepShape& shape,
+                   absl::FunctionRef<absl::Status()> enqueue);
+
+  // Graphs hold addresses: forget them when memory moves.
+  void Clear() { graphs_.clear(); }
+
+ private:
+  struct Destroy {
+    void operator()(void* graph) const { kernels::device::DestroyGraph(graph); }
+  };
+  struct Entry {
+    std::unique_ptr<void, Destroy> graph;
+    int64_t last_start = 0;
+  };
+
+  // Room for one more: the least recently started gives way.
+  void Evict();
+
+  std::map<StepShape, Entry> graphs_;
+  int64_t num_started_ = 0;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_MODELS_DEVICE_STEP_GRAPHS_H_
