@@ -154,13 +154,13 @@ absl::Status Run(const WorkerOptions& options,
   ASSIGN_OR_RETURN(const auto line, ParseWorker(arguments));
   WorkerReload reload(arguments, line);
   RETURN_IF_ERROR(files.Add("config", {line.config}, [&reload] { return reload.Read(); }));
-  for (StallWatch watch;;) {
+  for (StallWatch watch(options.lease_ms);;) {
     const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(kLookMs));
     if (AsksToStop(signal)) break;
     files.Follow(signal);
     if (watch.IsStalled(SteadyClock::Get().NowMs(), model->engine().MsSinceProgress())) {
       spdlog::critical("the engine hangs: no progress for {} s; ending, to be started anew",
-                       kStalledMs / 1000);
+                       watch.stalled_ms() / 1000);
       spdlog::shutdown();  // writes what is left
       std::_Exit(1);       // what hangs cannot be waited for
     }
