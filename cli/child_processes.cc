@@ -201,11 +201,15 @@ absl::Status ChildProcesses::OnExit(Child& child, pid_t pid, int wait_status, in
   return absl::OkStatus();
 }
 
+void ChildProcesses::Signal(int signal) {
+  for (const Child& child : children_) {
+    for (const pid_t pid : child.pids) kill(pid, signal);
+  }
+}
+
 void ChildProcesses::Stop(int64_t grace_ms) {
   const int64_t end = SteadyClock::Get().NowMs() + grace_ms;
-  for (const Child& child : children_) {
-    for (const pid_t pid : child.pids) kill(pid, grace_ms > 0 ? SIGTERM : SIGKILL);
-  }
+  Signal(grace_ms > 0 ? SIGTERM : SIGKILL);
   for (Child& child : children_) {
     for (const pid_t pid : child.pids) {
       while (waitpid(pid, nullptr, WNOHANG) == 0) {

@@ -48,6 +48,9 @@ class ChildProcesses {
   // stderr); Internal when one died five times in ten minutes.
   absl::Status Tend(int64_t now_ms);
 
+  // To all that run.
+  void Signal(int signal);
+
   // SIGTERM to all, SIGKILL after `grace_ms` to those that are left.
   void Stop(int64_t grace_ms);
 

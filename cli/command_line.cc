@@ -108,6 +108,9 @@ CLI::App* AddWorkerCommand(CLI::App& app,
   command->add_option("--rank", options.rank)->group("");
   command->add_option("--rank-fds", options.rank_fds)->delimiter(',')->group("");
   command->add_option("--rank-restarts", options.rank_restarts)->group("");
+  command->add_option("--worker-argument", options.worker_arguments)
+      ->allow_extra_args(false)
+      ->group("");
   AddWorkerOptions(*command, options);
   AddLogOptions(*command, log);
   AddConfigOption(*command, path);

@@ -53,6 +53,16 @@ absl::Status AddEntry(const std::string& path,
 
 }  // namespace
 
+std::vector<std::string> WithEnvironment(std::vector<std::string> arguments,
+                                         const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const char* const value = std::getenv(EnvironmentName(name).c_str());
+    if (value == nullptr || IsGiven(arguments, name)) continue;
+    arguments.push_back(absl::StrCat("--", name, "=", value));
+  }
+  return arguments;
+}
+
 std::string EnvironmentName(const std::string& long_name) {
   std::string name = absl::StrCat("PACELINE_", absl::AsciiStrToUpper(long_name));
   std::replace(name.begin(), name.end(), '-', '_');

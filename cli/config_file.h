@@ -16,6 +16,11 @@ namespace paceline::cli {
 // no map of options.
 absl::StatusOr<std::vector<std::string>> WithConfigFile(std::vector<std::string> arguments);
 
+// `arguments`, with what the environment sets as arguments too: for a process that does not get
+// that environment. `names`: of all options.
+std::vector<std::string> WithEnvironment(std::vector<std::string> arguments,
+                                         const std::vector<std::string>& names);
+
 // PACELINE_MAX_MODEL_LEN for max-model-len.
 std::string EnvironmentName(const std::string& long_name);
 

@@ -42,7 +42,7 @@ FileWatch::FileWatch(const std::string& metric_prefix)
                  .Register(registry_)),
       is_current_(NewGauge(registry_,
                            metric_prefix + "_file_is_current",
-                           "0 while a file cannot be used and its old contents are")),
+                           "0 while a file, or some of it, is not in force")),
       read_time_(NewGauge(registry_,
                           metric_prefix + "_file_read_timestamp_seconds",
                           "When a file was last read with success")),
@@ -73,6 +73,8 @@ void FileWatch::Poll() {
     if (VersionOf(group.paths) == group.version) continue;
     if (const absl::Status status = ReadGroup(group); status.ok()) {
       spdlog::info("{}: changed, read again", group.name);
+    } else if (absl::IsFailedPrecondition(status)) {
+      spdlog::warn("{}; the rest is in force", std::string(status.message()));
     } else {
       spdlog::error("{}; what was there before goes on", std::string(status.message()));
     }

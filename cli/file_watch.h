@@ -21,6 +21,8 @@ namespace paceline::cli {
 
 class FileWatch {
  public:
+  // FailedPrecondition: some of it is in force, and the message says what needs a restart. Other
+  // errors: none of it is.
   using Read = std::function<absl::Status()>;
 
   // `metric_prefix`: "paceline_router" or "paceline_worker".

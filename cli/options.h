@@ -80,7 +80,8 @@ struct WorkerOptions {
   // Set for the ranks of a worker that has several: which one, and the memory that they share.
   int32_t rank = -1;
   std::vector<int> rank_fds;
-  int32_t rank_restarts = 0;  // how often they were started anew
+  int32_t rank_restarts = 0;                  // how often they were started anew
+  std::vector<std::string> worker_arguments;  // the worker's, from which rank 0 follows --config
 };
 
 struct RouterOptions {

@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
+#include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "cli/child_processes.h"
+#include "cli/command_line.h"
+#include "cli/config_file.h"
 #include "cli/loaded_model.h"
+#include "cli/nodes.h"
 #include "cli/rank_guard.h"
 #include "cli/shutdown.h"
 #include "cli/version.h"
@@ -59,11 +64,32 @@ int32_t LocalRank(const WorkerOptions& options) {
   return options.rank % std::max(1, ranks / engine.num_nodes);
 }
 
+// What ranks exchange in a step, at most. InvalidArgument when they cannot share the model.
+absl::StatusOr<int64_t> StepBytes(const EngineOptions& engine) {
+  RETURN_IF_ERROR(CheckEngineOptions(engine));
+  ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
+  RETURN_IF_ERROR(
+      worker::PartitionModel(
+          model.config,
+          worker::RankPlace::Of(0, engine.tensor_parallel_size, engine.pipeline_parallel_size))
+          .status());
+  return int64_t{engine.max_num_batched_tokens} * model.config.hidden_size *
+         static_cast<int64_t>(sizeof(float));
+}
+
+std::vector<std::string> NamesOf(const Settings& settings) {
+  std::vector<std::string> names;
+  for (const auto& [name, values] : settings) names.push_back(name);
+  return names;
+}
+
 // Fresh shared memory for each start.
-absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
-                                   const LogOptions& log,
-                                   int64_t step_bytes,
-                                   int32_t restarts) {
+absl::StatusOr<Launch> LaunchRanks(const std::vector<std::string>& arguments, int32_t restarts) {
+  ASSIGN_OR_RETURN(CommandLine<WorkerOptions> line, ParseWorker(arguments));
+  WorkerOptions& options = line.options;
+  RETURN_IF_ERROR(SettleNodes(&std::getenv, options));
+  options.engine.num_nodes = options.nodes.count;
+  ASSIGN_OR_RETURN(const int64_t step_bytes, StepBytes(options.engine));
   ASSIGN_OR_RETURN(worker::LocalRanks ranks,
                    worker::LocalRanks::Create(options.engine.tensor_parallel_size,
                                               options.engine.pipeline_parallel_size,
@@ -78,7 +104,11 @@ absl::StatusOr<Launch> LaunchRanks(const WorkerOptions& options,
   rank.rank_restarts = restarts;
   for (int32_t i = 0; i < ranks.count(); ++i) {
     rank.rank = ranks.first() + i;
-    launch.commands.push_back(WorkerArguments(rank, log));
+    rank.worker_arguments.clear();
+    if (rank.rank == 0 && !line.config.empty()) {
+      rank.worker_arguments = WithEnvironment(arguments, NamesOf(line.settings));
+    }
+    launch.commands.push_back(WorkerArguments(rank, line.log));
   }
   const auto kept = std::make_shared<worker::LocalRanks>(std::move(ranks));
   launch.resources = kept;
@@ -98,29 +128,21 @@ std::string StepTracePath(const WorkerOptions& options) {
 
 }  // namespace
 
-absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log) {
-  const EngineOptions& engine = options.engine;
-  RETURN_IF_ERROR(CheckEngineOptions(engine));
-  int64_t step_bytes = 0;
-  {
-    ASSIGN_OR_RETURN(const OpenModel model, Open(engine.model));
-    RETURN_IF_ERROR(
-        worker::PartitionModel(
-            model.config,
-            worker::RankPlace::Of(0, engine.tensor_parallel_size, engine.pipeline_parallel_size))
-            .status());
-    step_bytes = int64_t{engine.max_num_batched_tokens} * model.config.hidden_size *
-                 static_cast<int64_t>(sizeof(float));
-  }
+absl::Status SuperviseRanks(const std::vector<std::string>& arguments) {
+  ASSIGN_OR_RETURN(const CommandLine<WorkerOptions> start, ParseWorker(arguments));
   ChildProcesses ranks;
-  RETURN_IF_ERROR(ranks.Start(
-      [&, restarts = 0]() mutable { return LaunchRanks(options, log, step_bytes, restarts++); }));
+  RETURN_IF_ERROR(
+      ranks.Start([&, restarts = 0]() mutable { return LaunchRanks(arguments, restarts++); }));
   for (;;) {
-    if (AsksToStop(WaitForSignal(std::chrono::milliseconds(100)))) break;
+    const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(100));
+    if (AsksToStop(signal)) break;
+    if (signal == SIGHUP) ranks.Signal(SIGHUP);
     RETURN_IF_ERROR(ranks.Tend(SteadyClock::Get().NowMs()));
   }
-  // Rank 0 lets its streams end, and the others end with it.
-  ranks.Stop(int64_t{options.drain_seconds} * 1000 + kStopGraceMs);
+  // Rank 0 lets its streams end, for as long as its file says now, and the others end with it.
+  const auto now = ParseWorker(arguments);
+  const int32_t drain_seconds = (now.ok() ? *now : start).options.drain_seconds;
+  ranks.Stop(int64_t{drain_seconds} * 1000 + kStopGraceMs);
   return absl::OkStatus();
 }
 

@@ -4,6 +4,8 @@
 #define PACELINE_CLI_RANKS_H_
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "cli/options.h"
@@ -11,10 +13,12 @@
 
 namespace paceline::cli {
 
-// Starts the ranks of `options` and tends them until SIGINT or SIGTERM, which ends them in order.
+// Starts the ranks of the worker with these arguments and tends them until SIGINT or SIGTERM, which
+// ends them in order. The arguments, and the file of --config, are read at each start; between
+// starts rank 0 follows the file.
 // InvalidArgument when the model cannot be shared so or a rank refuses its options; Internal when
 // they died five times in ten minutes.
-absl::Status SuperviseRanks(const WorkerOptions& options, const LogOptions& log);
+absl::Status SuperviseRanks(const std::vector<std::string>& arguments);
 
 // This rank's group. Errors: those of joining, which name the ranks that did not come;
 // FailedPrecondition when the leader is of another group.

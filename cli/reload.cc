@@ -24,14 +24,17 @@ constexpr std::string_view kRouterReloads[] = {"admin-key",
                                                "workers"};
 constexpr std::string_view kWorkerReloads[] = {"drain-seconds", "log-level"};
 
-// Takes those of `reloads` over into `running`; the others are named in the log. Names only: values
-// may be keys.
+// Takes those of `reloads` over into `running`. FailedPrecondition when others have changed too:
+// their names, since values may be keys.
 template <size_t kCount>
-void Settle(const std::string_view (&reloads)[kCount], const Settings& now, Settings& running) {
+absl::Status Settle(const std::string_view (&reloads)[kCount],
+                    const Settings& now,
+                    Settings& running) {
   std::vector<std::string> taken;
+  std::vector<std::string> waiting;
   for (const std::string& name : ChangedSettings(running, now)) {
     if (std::find(std::begin(reloads), std::end(reloads), name) == std::end(reloads)) {
-      spdlog::warn("--config: {} has changed, which needs a restart to take effect", name);
+      waiting.push_back(name);
       continue;
     }
     taken.push_back(name);
@@ -39,6 +42,9 @@ void Settle(const std::string_view (&reloads)[kCount], const Settings& now, Sett
     found == now.end() ? void(running.erase(name)) : void(running[name] = found->second);
   }
   if (!taken.empty()) spdlog::info("--config: new {}", absl::StrJoin(taken, ", "));
+  if (waiting.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("--config: a restart is needed for ", absl::StrJoin(waiting, ", ")));
 }
 
 }  // namespace
@@ -71,8 +77,7 @@ absl::Status RouterReload::Read() {
   core_.dispatcher().SetLimits(dispatch.queue, dispatch.policy);
   spdlog::set_level(spdlog::level::from_str(line.log.level));
   running_.options.drain_seconds = now.drain_seconds;
-  Settle(kRouterReloads, line.settings, running_.settings);
-  return absl::OkStatus();
+  return Settle(kRouterReloads, line.settings, running_.settings);
 }
 
 WorkerReload::WorkerReload(std::vector<std::string> arguments, CommandLine<WorkerOptions> running)
@@ -82,8 +87,7 @@ absl::Status WorkerReload::Read() {
   ASSIGN_OR_RETURN(const CommandLine<WorkerOptions> line, ParseWorker(arguments_));
   spdlog::set_level(spdlog::level::from_str(line.log.level));
   running_.options.drain_seconds = line.options.drain_seconds;
-  Settle(kWorkerReloads, line.settings, running_.settings);
-  return absl::OkStatus();
+  return Settle(kWorkerReloads, line.settings, running_.settings);
 }
 
 }  // namespace paceline::cli

@@ -1,5 +1,5 @@
 // --config while a process runs: read again, and what can take effect without a restart does; what
-// cannot is named in the log. Owned by the process; main thread.
+// cannot is named. Owned by the process; main thread.
 #ifndef PACELINE_CLI_RELOAD_H_
 #define PACELINE_CLI_RELOAD_H_
 
@@ -25,7 +25,7 @@ class RouterReload {
                RouterServers& servers);
 
   // InvalidArgument, and nothing has changed: what is wrong in the file, or does not fit the
-  // command line.
+  // command line. FailedPrecondition: what needs a restart; the rest is in force.
   absl::Status Read();
 
   int32_t drain_seconds() const { return running_.options.drain_seconds; }

@@ -151,8 +151,9 @@ absl::Status Run(const WorkerOptions& options,
   if (!server.ok()) return server.status();
   spdlog::info("worker plane on {}:{}", options.host, (*server)->port());
 
-  ASSIGN_OR_RETURN(const auto line, ParseWorker(arguments));
-  WorkerReload reload(arguments, line);
+  const auto& followed = options.worker_arguments.empty() ? arguments : options.worker_arguments;
+  ASSIGN_OR_RETURN(const auto line, ParseWorker(followed));
+  WorkerReload reload(followed, line);
   RETURN_IF_ERROR(files.Add("config", {line.config}, [&reload] { return reload.Read(); }));
   for (StallWatch watch(options.lease_ms);;) {
     const std::optional<int> signal = WaitForSignal(std::chrono::milliseconds(kLookMs));
@@ -218,7 +219,7 @@ int RunWorker(const WorkerOptions& given,
   const EngineOptions& engine = options.engine;
   const bool has_ranks = engine.tensor_parallel_size * engine.pipeline_parallel_size > 1;
   const absl::Status status =
-      has_ranks ? SuperviseRanks(options, log) : Run(options, arguments, nullptr);
+      has_ranks ? SuperviseRanks(arguments) : Run(options, arguments, nullptr);
   return status.ok() ? 0 : Fail(status);
 }
 

@@ -81,6 +81,9 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
     add("--rank", absl::StrCat(options.rank));
     add("--rank-restarts", absl::StrCat(options.rank_restarts));
     if (!options.rank_fds.empty()) add("--rank-fds", absl::StrJoin(options.rank_fds, ","));
+    for (const std::string& argument : options.worker_arguments) {
+      arguments.push_back(absl::StrCat("--worker-argument=", argument));
+    }
   }
   return arguments;
 }

@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
-from support.cluster import Process, Router, Worker, run
+from support.cluster import Process, Router, Worker, metric_sum, run
 from support.load import Load
-from support.processes import eventually
+from support.processes import eventually, free_port
 from support.rest import Rest
 from support.streams import HttpStream
-from test_security import LONG, SMALL, Mount, start  # noqa: F401 (a fixture)
+from test_security import LONG, SMALL, Mount, authority, start  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,12 @@ BAD = [
     ('{"max-queued-requests": -1}', "max-queued-requests"),
     ('{"balance": "luck"}', "balance"),
     ('{"workers": "nowhere"}', "--workers: "),
-    ('{"workers": {"a": 1}}', "'workers' must be a value or a list of values"),
-    ('{"workers": "127.0.0.1:1", "api-key": "x"}', "whether keys are needed cannot change")]
+    ('{"workers": {"a": 1}}', "'workers' must be a value or a list of values")]
+# Good at the start; later they would change what cannot change while it runs.
+NEEDS_RESTART = [
+    ('{"workers": "127.0.0.1:1", "api-key": "secret-key"}',
+     "--api-key: whether keys are needed cannot change without a restart"),
+    ('{"workers": "kubernetes:///workers.llm:50061"}', "--workers: to or from kubernetes:/// needs a restart")]
 
 
 def test_a_bad_file_changes_nothing_and_says_why(workers, start, tmp_path):  # noqa: F811
@@ -119,7 +123,7 @@ def test_a_bad_file_changes_nothing_and_says_why(workers, start, tmp_path):  # n
     router = start(ConfiguredRouter, mount)
     eventually(lambda: Rest(router.port).get("/ready").status == 200, 60, router.log)
     with Load(router.port) as load:
-        for content, message in BAD:
+        for content, message in BAD + NEEDS_RESTART:
             before = reads(router, "error")
             router.lines.clear()
             mount.swap({"router.yaml": content})
@@ -129,6 +133,7 @@ def test_a_bad_file_changes_nothing_and_says_why(workers, start, tmp_path):  # n
             assert "secret-key" not in router.log
             assert router.metric("paceline_router_file_is_current", file="config") == 0
             assert router.ready_replicas() == 1
+            assert Rest(router.port).get("/v1/models").status == 200  # and without a key
         os.unlink(mount.path("router.yaml"))
         router.wait_for_line("cannot be read; what was there before goes on")
         os.symlink("..data/router.yaml", mount.path("router.yaml"))
@@ -137,15 +142,25 @@ def test_a_bad_file_changes_nothing_and_says_why(workers, start, tmp_path):  # n
     assert load.failures == []
 
 
-def test_what_needs_a_restart_is_named_and_the_rest_taken(workers, start, tmp_path):  # noqa: F811
+def test_what_needs_a_restart_is_named_and_the_rest_taken(workers, start, authority, tmp_path):  # noqa: F811
+    certificate, key = authority.sign("later")
     mount = Mount(tmp_path, config(workers=addresses(workers[0]), allow_unknown_fields=False))
     router = start(ConfiguredRouter, mount, "--balance", "round_robin")
     eventually(lambda: Rest(router.port).get("/ready").status == 200, 60, router.log)
-    swap(router, mount, config(workers=addresses(workers[0]), allow_unknown_fields=True,
-                               host="0.0.0.0", balance="session", drain_seconds=1))
-    router.wait_for_line("--config: host has changed, which needs a restart to take effect")
-    router.wait_for_line("--config: allow-unknown-fields has changed, which needs a restart")
+
+    def is_current():
+        return router.metric("paceline_router_file_is_current", file="config")
+    assert is_current() == 1
+    mount.swap(config(workers=addresses(workers[0]), allow_unknown_fields=True, host="0.0.0.0", drain_seconds=1,
+                      tls_cert_file=certificate, tls_key_file=key, operator_tls=True, admin_port=0,
+                      balance="session"))
+    router.wait_for_line("--config: a restart is needed for admin-port, allow-unknown-fields, host, operator-tls, "
+                         "tls-cert-file, tls-key-file; the rest is in force")
     router.wait_for_line("--config: new drain-seconds$")  # the command line has the last word on balance
+    assert is_current() == 0  # which the alert FileNotUsed looks at
+    assert Rest(router.port).get("/v1/models").status == 200  # without TLS
+    mount.swap(config(workers=addresses(workers[0]), allow_unknown_fields=False, drain_seconds=1))
+    eventually(lambda: is_current() == 1, 10, router.log)
     stream = HttpStream(router.port, {**LONG, "max_tokens": 480})
     stream.start()
     eventually(lambda: stream.num_chunks > 2, 30, "the stream runs")
@@ -175,7 +190,7 @@ def test_a_worker_follows_its_file_too(start, tmp_path):  # noqa: F811
     stream.start()
     eventually(lambda: stream.num_chunks > 2, 30, "the stream runs")
     mount.swap({"worker.yaml": "log-level: debug\ndrain-seconds: 0\nmax-num-seqs: 3\n"})
-    worker.wait_for_line("--config: max-num-seqs has changed, which needs a restart")
+    worker.wait_for_line("--config: a restart is needed for max-num-seqs; the rest is in force")
     worker.wait_for_line("--config: new drain-seconds, log-level")
     worker.signal(signal.SIGHUP)
     stream.join(60)
@@ -185,9 +200,53 @@ def test_a_worker_follows_its_file_too(start, tmp_path):  # noqa: F811
     assert worker.wait(20) == 0
 
 
+def test_a_worker_of_several_ranks_follows_it_and_its_ranks_start_with_it(start, tmp_path):  # noqa: F811
+    mount = Mount(tmp_path, {"worker.yaml": "log-level: info\ndrain-seconds: 30\nmax-num-seqs: 2\n"})
+    port = free_port()
+    worker = start(Worker, *SMALL, "-tp", 2, "--config", mount.path("worker.yaml"), "--operator-port", port,
+                   port=free_port(), env={"PACELINE_MAX_NUM_BATCHED_TOKENS": "64"})
+    router = start(Router, [worker.worker_port])
+    eventually(lambda: router.ready_replicas() == 1, 60, router.log)
+
+    def is_current():
+        text = Rest(port).get("/metrics").body.decode()
+        return metric_sum(text, "paceline_worker_file_is_current", file="config")
+    assert is_current() == 1
+    stream = HttpStream(router.port, LONG)
+    stream.start()
+    eventually(lambda: stream.num_chunks > 2, 30, "the stream runs")
+    # The environment has the last word on the second of these.
+    mount.swap({"worker.yaml": "log-level: debug\ndrain-seconds: 7\nmax-num-seqs: 3\nmax-num-batched-tokens: 8\n"})
+    worker.wait_for_line("--config: new drain-seconds, log-level")
+    worker.wait_for_line("--config: a restart is needed for max-num-seqs; the rest is in force")
+    assert is_current() == 0
+    mount.swap({"worker.yaml": "drain-seconds: -1\n"})
+    worker.wait_for_line("drain-seconds.*what was there before goes on")
+    mount.swap({"worker.yaml": "log-level: debug\ndrain-seconds: 7\nmax-num-seqs: 3\n"})
+    stream.join(60)
+    assert stream.is_complete, (stream.error, stream.failure)
+    worker.lines.clear()
+    worker.signal(signal.SIGHUP)
+    worker.wait_for_line("--config: a restart is needed for max-num-seqs")
+    # Ranks that start anew start with what the file says now.
+    os.kill(worker.ranks[1], signal.SIGKILL)
+    worker.wait_for_line("loaded in")
+    assert b" --max-num-seqs 3 " in command_line(worker.ranks[0])
+    eventually(lambda: router.ready_replicas() == 1, 60, router.log)
+    assert is_current() == 1
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_line("running streams have 7 s to end")
+    assert worker.wait(20) == 0
+
+
+def command_line(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as f:
+        return f.read().replace(b"\0", b" ")
+
+
 def test_a_bad_file_at_the_start_is_an_error(tmp_path):
     path = tmp_path / "router.yaml"
-    for content, message in BAD[:-1]:
+    for content, message in BAD:
         path.write_text(content)
         answer = run("router", "--config", path, "--port", 0, "--grpc-port", 0, "--operator-port", 0)
         assert answer.returncode == 2, answer
