@@ -66,7 +66,7 @@ def _rootfs(tmp_path_factory):
     files = context()
     here = None
     for stage, word, rest in instructions():
-        if stage != "build":
+        if stage not in ("tools", "build"):
             continue
         if word == "WORKDIR":
             here = places[rest]
@@ -96,14 +96,27 @@ def test_hadolint_finds_nothing_to_mend():
     assert done.returncode == 0, done.stdout
 
 
-def test_the_final_stage_is_bare_and_nobody():
-    final = {word: rest for stage, word, rest in instructions() if stage == "cpu"}
+@pytest.mark.parametrize("target, build", [("cpu", "build"), ("cuda", "build-cuda")])
+def test_final_stages_are_bare_and_nobody(target, build):
+    final = {word: rest for stage, word, rest in instructions() if stage == target}
     assert final["FROM"].startswith("scratch")
     assert final["USER"] == "65532:65532"
     assert json.loads(final["ENTRYPOINT"]) == ["/usr/bin/paceline"]
     assert json.loads(final["HEALTHCHECK"].split("CMD ")[1]) == ["/usr/bin/paceline", "health"]
-    copies = [rest for stage, word, rest in instructions() if stage == "cpu" and word == "COPY"]
-    assert copies == ["--from=build /rootfs /"]
+    assert "RUN" not in final
+    copies = [rest.split() for stage, word, rest in instructions() if stage == target and word == "COPY"]
+    assert copies[0] == [f"--from={build}", "/rootfs", "/"]
+    for source, *files, folder in copies[1:]:
+        assert source == f"--from={build}"
+        for file in files:
+            assert os.path.exists(file) and file.startswith(folder), file
+    assert len(copies) == (1 if target == "cpu" else 3)
+
+
+def test_processors_are_the_target_that_nobody_has_to_name():
+    assert instructions()[-1][0] == "cpu"
+    for stage, cuda in (("build", "OFF"), ("build-cuda", "ON")):
+        assert [rest for s, word, rest in instructions() if s == stage and f"-DPACELINE_CUDA={cuda} " in rest]
 
 
 def test_the_root_has_only_what_is_needed(rootfs):

@@ -210,6 +210,13 @@ def _network():
     ("leader", "node", 40000, True),
     ("node", "small", 50061, False),
     ("small", "small", 40000, False),
+    # What ranks tell each other is not encrypted: nobody else gets at their ports.
+    ("router", "leader", 29500, False),
+    ("client", "node", 40000, False),
+    ("small", "leader", 29500, False),
+    ("test", "router", 50051, False),
+    ("test", "small", 50061, False),
+    ("client", "test", 8000, False),
 ])
 def test_who_may_reach_whom(network, source, target, port, allowed):
     manifests, pod = network
@@ -228,6 +235,9 @@ def test_who_may_reach_whom(network, source, target, port, allowed):
     ("claim", "internet", 443, False, False),  # has it in a claim
     ("claim", "kube-system", 53, False, False),
     ("node", "internet", 443, False, False),
+    ("node", "monitoring", 29500, True, False),
+    ("test", "kube-system", 53, False, True),
+    ("test", "internet", 443, False, False),
 ])
 def test_who_may_reach_what_is_outside(network, pod, namespace, port, inward, allowed):
     manifests, pods = network
@@ -329,11 +339,12 @@ def test_a_generated_certificate_fits_its_key_and_its_names(tmp_path):
     assert workers == names["test-paceline-worker-tls"]
 
 
-def test_what_the_configuration_file_has_restarts_nothing():
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_the_configuration_file_has_restarts_nothing(ranks):
     """Pods are the same whatever the values that take effect without a restart."""
-    base = {"router": {"balance": "prefix"}}
+    base = {"router": {"balance": "prefix"}, "modelDefaults": {"parallelism": {"tensor": ranks}}}
     other = {"router": {"balance": "session", "maxQueuedRequests": 7, "maxQueuedTokens": 8},
-             "log": {"level": "debug"}}
+             "log": {"level": "debug"}, "modelDefaults": {"parallelism": {"tensor": ranks}}}
 
     def parts(values):
         rendered = yaml.load_all("\n---\n".join(
@@ -396,6 +407,22 @@ def test_groups_restart_as_one_and_know_their_size():
         assert argument(container, "--nnodes") == "4"
         assert argument(container, "--tensor-parallel-size") == "4"
         assert argument(container, "--pipeline-parallel-size") == "2"
+
+
+@pytest.mark.parametrize("image, own, used", [
+    ({}, {}, "paceline/paceline:0.1.0"),
+    ({}, {"tag": "0.1.0-cuda"}, "paceline/paceline:0.1.0-cuda"),
+    ({"tag": "2"}, {"repository": "mine/paceline"}, "mine/paceline:2"),
+    ({"digest": f"sha256:{'a' * 64}"}, {"tag": "3"}, "paceline/paceline:3"),
+    ({"tag": "2"}, {"tag": "3", "digest": f"sha256:{'b' * 64}"}, f"paceline/paceline@sha256:{'b' * 64}"),
+    ({"digest": f"sha256:{'a' * 64}"}, {}, f"paceline/paceline@sha256:{'a' * 64}"),
+])
+def test_a_model_may_have_an_image_of_its_own(image, own, used):
+    values = {"image": image, "modelDefaults": {"image": own}}
+    rendered = chart.files(values)
+    (worker,) = [o for o in yaml.safe_load_all(rendered["paceline/templates/models.yaml"])
+                 if o and o["kind"] == "Deployment"]
+    assert worker["spec"]["template"]["spec"]["containers"][0]["image"] == used
 
 
 def test_gpus_are_asked_for_and_have_shared_memory():

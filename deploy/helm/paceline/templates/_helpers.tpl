@@ -54,11 +54,24 @@ annotations:
 
 {{- define "paceline.image" -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
-{{- if eq $tag "latest" }}{{ fail "image.tag: latest is not a version" }}{{ end -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
 {{- else -}}
 {{- printf "%s:%s" .Values.image.repository $tag -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Image of a model's workers: (dict "root" $ "m" MODEL). What the model does not say is the chart's. */}}
+{{- define "paceline.workerImage" -}}
+{{- $repository := .m.image.repository | default .root.Values.image.repository -}}
+{{- if .m.image.digest -}}
+{{- printf "%s@%s" $repository .m.image.digest -}}
+{{- else if .m.image.tag -}}
+{{- printf "%s:%s" $repository .m.image.tag -}}
+{{- else if .m.image.repository -}}
+{{- printf "%s:%s" $repository (.root.Values.image.tag | default .root.Chart.AppVersion) -}}
+{{- else -}}
+{{- include "paceline.image" .root -}}
 {{- end -}}
 {{- end -}}
 

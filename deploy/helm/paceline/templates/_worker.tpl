@@ -50,13 +50,11 @@ initContainers:
 {{- end }}
 containers:
   - name: worker
-    image: {{ include "paceline.image" .root }}
+    image: {{ include "paceline.workerImage" . }}
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     args:
       - worker
-      {{- if eq ($m.ranks | int) 1 }}
       - --config=/etc/paceline/config/worker.yaml
-      {{- end }}
       - "--model=/models/{{ $m.file }}"
       - "--served-model-name={{ $m.servedName }}"
       - "--host={{ .root.Values.router.listenAddress }}"
@@ -102,9 +100,6 @@ containers:
       {{- if not .root.Values.vllmMetrics }}
       - --no-vllm-metrics
       {{- end }}
-      {{- if gt ($m.ranks | int) 1 }}
-      - --log-level={{ .root.Values.log.level }}
-      {{- end }}
       - --log-format={{ .root.Values.log.format }}
       {{- with .root.Values.tracing.endpoint }}
       - "--otlp-traces-endpoint={{ . }}"
@@ -145,19 +140,15 @@ containers:
       {{- toYaml $resources | nindent 6 }}
     volumeMounts:
       - {name: models, mountPath: /models, readOnly: true}
-      {{- if eq ($m.ranks | int) 1 }}
       - {name: config, mountPath: /etc/paceline/config, readOnly: true}
-      {{- end }}
       {{- with include "paceline.planeMounts" .root | trim }}{{ . | nindent 6 }}{{ end }}
       {{- if or (gt ($m.ranks | int) 1) $m.gpu.count }}
       - {name: shm, mountPath: /dev/shm}
       {{- end }}
 {{- $hasMemory := or (gt ($m.ranks | int) 1) $m.gpu.count }}
 volumes:
-  {{- if eq ($m.ranks | int) 1 }}
   - name: config
     configMap: {name: {{ include "paceline.fullname" .root }}-config, items: [{key: worker.yaml, path: worker.yaml}]}
-  {{- end }}
   {{- with include "paceline.planeVolumes" .root | trim }}{{ . | nindent 2 }}{{ end }}
   {{- if $m.storage.existingClaim }}
   - name: models
