@@ -1,7 +1,6 @@
 #include "worker/models/device/step_graphs.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "proto/support/status_macros.h"
 
@@ -18,19 +17,24 @@ constexpr size_t kMaxGraphs = 128;
 absl::Status StepGraphs::Run(device::Stream stream,
                              const StepShape& shape,
                              absl::FunctionRef<absl::Status()> enqueue) {
-  auto found = graphs_.find(shape);
-  if (found == graphs_.end()) {
+  const auto [found, is_new] = graphs_.try_emplace(shape);
+  Entry& entry = found->second;
+  entry.last_start = ++num_started_;
+  if (is_new) {
+    if (graphs_.size() > kMaxGraphs) Evict();
+    return enqueue();
+  }
+  if (entry.graph == nullptr) {
     RETURN_IF_ERROR(device::BeginCapture(stream));
     const absl::Status enqueued = enqueue();
     ASSIGN_OR_RETURN(const device::Graph captured, device::EndCapture(stream));
-    Entry entry;
     entry.graph.reset(captured);
-    RETURN_IF_ERROR(enqueued);
-    if (graphs_.size() >= kMaxGraphs) Evict();
-    found = graphs_.emplace(shape, std::move(entry)).first;
+    if (!enqueued.ok()) {
+      graphs_.erase(found);
+      return enqueued;
+    }
   }
-  found->second.last_start = ++num_started_;
-  return device::LaunchGraph(stream, found->second.graph.get());
+  return device::LaunchGraph(stream, entry.graph.get());
 }
 
 void StepGraphs::Evict() {

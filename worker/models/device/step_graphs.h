@@ -1,5 +1,7 @@
-// Passes of decoding as graphs: what a pass enqueues is captured once for each shape and then
-// started with one call instead of one a kernel. Owned by the model; the thread whose device it is.
+// Passes of decoding as graphs: what a pass enqueues is captured when its shape comes for the
+// second time, and from then on started with one call instead of one a kernel. The first time it is
+// enqueued as it is: so rare shapes are not captured, and kernels are loaded before they are. Owned
+// by the model; the thread whose device it is.
 #ifndef PACELINE_WORKER_MODELS_DEVICE_STEP_GRAPHS_H_
 #define PACELINE_WORKER_MODELS_DEVICE_STEP_GRAPHS_H_
 
@@ -27,7 +29,7 @@ struct StepShape {
 
 class StepGraphs {
  public:
-  // Starts the graph of `shape`, which `enqueue` makes if there is none. Earlier ones have been
+  // Does what `enqueue` does, for `shape` always the same but for memory. Earlier ones have been
   // waited for. Errors: enqueue's and the device's.
   absl::Status Run(kernels::device::Stream stream,
                    const StepShape& shape,
@@ -45,7 +47,7 @@ class StepGraphs {
     int64_t last_start = 0;
   };
 
-  // Room for one more: the least recently started gives way.
+  // The least recently started gives way.
   void Evict();
 
   std::map<StepShape, Entry> graphs_;
