@@ -11,7 +11,8 @@ CHART = pathlib.Path(__file__).resolve().parent.parent / "helm" / "paceline"
 
 HEAD = """# Chart paceline
 
-Routers, and workers for any number of models. How to install and run it: [docs/deploy](../../../docs/deploy/quickstart.md).
+Routers, and workers for any number of models. How to install and run it:
+[docs/deploy](../../../docs/deploy/quickstart.md).
 
 Every value with its default. A key that is not here is refused. Made from `values.yaml` by
 `deploy/scripts/chart_readme.py`.
