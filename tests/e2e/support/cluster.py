@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 
 from support.processes import children, eventually, is_alive
@@ -119,6 +120,11 @@ class Server(Process):
         return sorted({int(p) for p in re.findall(r"127\.0\.0\.1:(\d+)", self.operator("/"))})
 
     def ready_replicas(self):
+        """0 until the router is ready itself: it has its replicas before it can tokenise for them."""
+        try:
+            self.operator("/ready")
+        except urllib.error.HTTPError:
+            return 0
         return int(self.metric("paceline_router_replica_state", state="ready"))
 
     def ready_pids(self):
