@@ -40,7 +40,8 @@ std::string NotOnGpus(const EngineOptions& options) {
 
 std::string NotOnCpus(const EngineOptions& options) {
   const bool has_16_bits = options.compute_dtype == "bf16" || options.compute_dtype == "f16";
-  return has_16_bits ? absl::StrCat("--compute-dtype ", options.compute_dtype) : "";
+  if (has_16_bits) return absl::StrCat("--compute-dtype ", options.compute_dtype);
+  return options.kv_cache_dtype == "fp8" ? "--kv-cache-dtype fp8" : "";
 }
 
 absl::StatusOr<std::vector<kernels::device::DeviceInfo>> ListDevices() {
@@ -89,7 +90,9 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options, int32_t 
                   .dtype = options.compute_dtype == "f16" ? DType::kF16 : DType::kBF16,
                   .memory_utilization = options.gpu_memory_utilization / std::max(1, sharers)};
   choice.compute = kernels::ComputeType::kFloat32;  // weights as they are in the file
-  choice.kv_dtype = options.kv_cache_dtype == "int8" ? DType::kI8 : choice.place.dtype;
+  choice.kv_dtype = choice.place.dtype;
+  if (options.kv_cache_dtype == "int8") choice.kv_dtype = DType::kI8;
+  if (options.kv_cache_dtype == "fp8") choice.kv_dtype = DType::kE4M3;
   const char* const type = choice.place.dtype == DType::kF16 ? "f16" : "bf16";
   choice.pci_address = device.pci_address;
   choice.kind = absl::StrCat("cuda-", device.kind, "-", type);

@@ -13,7 +13,7 @@
 
 namespace paceline::kernels {
 
-enum class DType { kF32, kF16, kBF16, kI8, kI32 };
+enum class DType { kF32, kF16, kBF16, kI8, kE4M3, kI32 };
 
 // Bytes of one element.
 constexpr int64_t DTypeSize(DType dtype) {
@@ -25,6 +25,7 @@ constexpr int64_t DTypeSize(DType dtype) {
     case DType::kBF16:
       return 2;
     case DType::kI8:
+    case DType::kE4M3:
       return 1;
   }
   return 0;

@@ -4,9 +4,9 @@
 // KV is cut into fixed chunks of 256 positions and partial results are merged in position order, so
 // a sequence's bits do not depend on its batch.
 //
-// Cache: [page][kv_head][K | V][page_size tokens][head_dim] of 16-bit elements; or of int8, each
-// token's head with a scale of its own: [page][kv_head][K | V]{[page_size][head_dim] int8,
-// [page_size] float32}.
+// Cache: [page][kv_head][K | V][page_size tokens][head_dim] of 16-bit elements; or of 8-bit
+// ones (int8 or E4M3), each token's head with a scale of its own, by which they are multiplied:
+// [page][kv_head][K | V]{[page_size][head_dim], [page_size] float32}.
 #ifndef PACELINE_KERNELS_ATTENTION_PAGED_DECODE_DEVICE_H_
 #define PACELINE_KERNELS_ATTENTION_PAGED_DECODE_DEVICE_H_
 
@@ -60,7 +60,7 @@ struct PagedDecodeArgs {
   int32_t head_dim;  // 64, 80, 96, 128 or 256
   float scale;
   DType dtype;            // kBF16 or kF16, of q and out
-  DType kv_dtype;         // of the cache: dtype or kI8
+  DType kv_dtype;         // of the cache: dtype, kI8 or kE4M3
   int32_t window = 0;     // positions that a row sees, its own the last; 0: all before it
   float soft_cap = 0.0f;  // c > 0: scores become c * tanh(score / c)
   // ALiBi: what a position's score loses for each position from it to the row's own, after the cap:

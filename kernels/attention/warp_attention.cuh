@@ -304,8 +304,14 @@ absl::Status CheckAttention(const char* op, const Args& args) {
 template <typename Args, typename Run>
 absl::Status ForAttentionTypes(const char* op, const Args& args, Run run) {
   const auto with_type = [&]<typename T, int kHeadDim>() {
-    return args.kv_dtype == DType::kI8 ? run.template operator()<T, kHeadDim, device::Int8>()
-                                       : run.template operator()<T, kHeadDim, T>();
+    switch (args.kv_dtype) {
+      case DType::kI8:
+        return run.template operator()<T, kHeadDim, device::Int8>();
+      case DType::kE4M3:
+        return run.template operator()<T, kHeadDim, device::E4M3>();
+      default:
+        return run.template operator()<T, kHeadDim, T>();
+    }
   };
   const auto with_head_dim = [&]<typename T>() -> absl::Status {
     switch (args.head_dim) {
@@ -323,7 +329,7 @@ absl::Status ForAttentionTypes(const char* op, const Args& args, Run run) {
     return absl::InvalidArgumentError(
         absl::StrCat(op, ": head_dim ", args.head_dim, ", not 64, 80, 96, 128 or 256"));
   };
-  if (args.kv_dtype != args.dtype && args.kv_dtype != DType::kI8) {
+  if (args.kv_dtype != args.dtype && DTypeSize(args.kv_dtype) != 1) {
     return absl::InvalidArgumentError(absl::StrCat(op, ": a cache of another type"));
   }
   if (args.dtype == DType::kBF16) return with_head_dim.template operator()<device::Bf16>();

@@ -9,6 +9,12 @@ namespace paceline::kernels::device {
 
 struct Bf16 {
   using Bits = uint16_t;
+
+  // An E4M3's exponent and mantissa, so many bits below where they are in the upper byte, are the
+  // number divided by this.
+  static constexpr int kE4M3Shift = 4;
+  static constexpr uint32_t kE4M3Scale = 0x7b807b80;  // 2^120, twice
+
   // Numbers, twice in 32 bits. kNibbleBase | n is kNibbleBase + n for n in [0, 16).
   static constexpr uint32_t kOnes = 0x3f803f80;
   static constexpr uint32_t kSixteens = 0x41804180;
@@ -30,6 +36,9 @@ struct Bf16 {
 
 struct F16 {
   using Bits = uint16_t;
+
+  static constexpr int kE4M3Shift = 1;
+  static constexpr uint32_t kE4M3Scale = 0x5c005c00;  // 2^8
 
   static constexpr uint32_t kOnes = 0x3c003c00;
   static constexpr uint32_t kSixteens = 0x4c004c00;
@@ -72,6 +81,41 @@ struct Int8 {
     };
     to[0] = Pack<T>(number(0), number(1));
     to[1] = Pack<T>(number(2), number(3));
+  }
+};
+
+// 8-bit floating point: 4 bits of exponent, 3 of mantissa, no infinity. In whole numbers and one
+// multiplication, so that devices without instructions for it have the same bits.
+struct E4M3 {
+  using Bits = uint8_t;
+  static constexpr float kLargest = 448;
+
+  // To nearest, ties to even, at most kLargest; what is not a number becomes 0x7f.
+  static __device__ __forceinline__ Bits FromFloat(float x) {
+    constexpr uint32_t kSmallestNormal = 0x3c800000;  // 2^-6
+    const uint32_t magnitude = FloatBits(x) & 0x7fffffff;
+    const uint32_t sign = FloatBits(x) >> 24 & 0x80;
+    if (magnitude > 0x7f800000) return 0x7f;
+    uint32_t code;
+    if (magnitude < kSmallestNormal) {
+      // Steps of 2^-9, in the last bits of a number with steps of 1.
+      code = FloatBits(BitsToFloat(magnitude) * 512.0f + 8388608.0f) & 0xf;
+    } else {
+      const uint32_t rounded = magnitude + 0x7ffff + (magnitude >> 20 & 1);
+      code = (rounded >> 20) - (120 << 3);
+    }
+    return static_cast<Bits>(sign | (code > 0x7e ? 0x7e : code));
+  }
+  // Exactly; 0x7f, which nobody stores, becomes 480, so that what is never looked at is a number.
+  template <typename T>
+  static __device__ __forceinline__ void Unpack(uint32_t four, uint32_t* to) {
+    constexpr uint32_t kMinusZeros = 0x80008000;
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t two = (four << 8 & 0xff00) | (four << 16 & 0xff000000);
+      const uint32_t magnitudes = (two & 0x7f007f00) >> T::kE4M3Shift;
+      to[i] = T::MulAddPairs((two & kMinusZeros) | magnitudes, T::kE4M3Scale, kMinusZeros);
+      four >>= 16;
+    }
   }
 };
 

@@ -27,12 +27,12 @@ struct KvLayout {
   int32_t num_layers = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;       // multiple of 16
-  DType dtype = DType::kF16;  // kF16, kI8, or kF32 for the reference float path
+  DType dtype = DType::kF16;  // kF16, kI8, or kF32 for the reference float path; kE4M3 on devices
 
-  // Elements of K (or V) of one head in one block; with kI8 its scales follow.
+  // Elements of K (or V) of one head in one block; those of 8 bits are followed by scales.
   int64_t ElementBytes() const { return int64_t{kKvBlockSize} * head_dim * DTypeSize(dtype); }
   int64_t HeadBytes() const {
-    return ElementBytes() + (dtype == DType::kI8 ? kKvBlockSize * sizeof(float) : 0);
+    return ElementBytes() + (DTypeSize(dtype) == 1 ? kKvBlockSize * sizeof(float) : 0);
   }
   int64_t LayerBytes() const { return num_kv_heads * 2 * HeadBytes(); }
   int64_t BytesPerBlock() const { return num_layers * LayerBytes(); }

@@ -204,6 +204,7 @@ absl::Status RopeWriteKv(device::Stream stream, const RopeWriteKvArgs& args) {
   }
   const auto kernel = [&]<typename T>() -> void (*)(RopeWriteKvArgs) {
     if (args.kv_dtype == DType::kI8) return RopeWriteScaledKvKernel<T, device::Int8>;
+    if (args.kv_dtype == DType::kE4M3) return RopeWriteScaledKvKernel<T, device::E4M3>;
     return args.kv_dtype == args.dtype ? RopeWriteKvKernel<T> : nullptr;
   };
   void (*const chosen)(RopeWriteKvArgs) = args.dtype == DType::kBF16

@@ -30,7 +30,7 @@ struct RopeWriteKvArgs {
   int32_t page_size;
   RopeStyle style;
   DType dtype;     // kBF16 or kF16, of qkv
-  DType kv_dtype;  // of the cache: dtype or, with a head_dim of at most 256, kI8
+  DType kv_dtype;  // of the cache: dtype or, with a head_dim of at most 256, kI8 or kE4M3
 
   // RMS norms of every head before it turns, as in Qwen3: [head_dim]; null: none.
   const float* q_norm = nullptr;

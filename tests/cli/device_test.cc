@@ -40,6 +40,7 @@ TEST(DeviceTest, AutoGoesWhereTheTypesAre) {
   EXPECT_TRUE(Choose({.compute_dtype = "float32"}).is_cpu);
   EXPECT_EQ(Choose({.compute_dtype = "float32"}).kv_dtype, DType::kF32);
   EXPECT_EQ(Choose({.kv_cache_dtype = "int8"}).kv_dtype, DType::kI8);
+  EXPECT_EQ(Choose({.kv_cache_dtype = "fp8"}).kv_dtype, DType::kE4M3);
   const DeviceChoice f16 = Choose({.compute_dtype = "f16", .kv_cache_dtype = "f16"});
   EXPECT_FALSE(f16.is_cpu);
   EXPECT_EQ(f16.kv_dtype, DType::kF16);
@@ -54,6 +55,7 @@ TEST(DeviceTest, TypesThatADeviceDoesNotHaveAreInvalid) {
   EXPECT_EQ(code({.device = "cuda", .compute_dtype = "float32"}), kInvalid);
   EXPECT_EQ(code({.device = "cuda", .kv_cache_dtype = "f16"}), kInvalid) << "bf16 is computed";
   EXPECT_EQ(code({.device = "cpu", .compute_dtype = "bf16"}), kInvalid);
+  EXPECT_EQ(code({.device = "cpu", .kv_cache_dtype = "fp8"}), kInvalid);
 }
 
 TEST(DeviceTest, ThoseThatShareAGpuShareItsMemory) {

@@ -46,6 +46,25 @@ inline double HalfValue(uint16_t h) {
   return (h & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
+// Of 8-bit floating point with 4 bits of exponent; 0x7f and 0xff are no numbers.
+inline double E4M3Value(uint8_t code) {
+  const int exponent = code >> 3 & 15;
+  const int fraction = code & 7;
+  const double magnitude =
+      exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+  return (code & 0x80) != 0 ? -magnitude : magnitude;
+}
+// The code of the nearest number, of two the even one.
+inline uint8_t NearestE4M3(double x) {
+  int best = 0;
+  for (int code = 1; code <= 0x7e; ++code) {
+    const double distance = std::fabs(E4M3Value(code) - std::fabs(x));
+    const double least = std::fabs(E4M3Value(best) - std::fabs(x));
+    if (distance < least || (distance == least && code % 2 == 0)) best = code;
+  }
+  return static_cast<uint8_t>(best | (std::signbit(x) ? 0x80 : 0));
+}
+
 inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float spread = 1.0f) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0f, spread);

@@ -35,6 +35,8 @@ std::string_view KvDtypeName(kernels::DType kv_dtype) {
       return "f16";
     case kernels::DType::kI8:
       return "int8";
+    case kernels::DType::kE4M3:
+      return "fp8";
     case kernels::DType::kBF16:
       return "bf16";
     default:

@@ -62,10 +62,15 @@ struct AttentionCase {
   }
 };
 
+// To draw AttentionCase::kv from.
+constexpr DType kKvTypes[] = {DType::kF32, DType::kF32, DType::kI8, DType::kE4M3};
+
 inline std::ostream& operator<<(std::ostream& out, const AttentionCase& c) {
   return out << c.kv_heads << " x " << c.group << " heads of " << c.head_dim
-             << (c.has_scales() ? ", int8" : "") << ", window " << c.window << ", cap "
-             << c.soft_cap << (c.alibi ? ", ALiBi" : "");
+             << (c.kv == DType::kI8     ? ", int8"
+                 : c.kv == DType::kE4M3 ? ", fp8"
+                                        : "")
+             << ", window " << c.window << ", cap " << c.soft_cap << (c.alibi ? ", ALiBi" : "");
 }
 
 // Queries, keys and values of all positions, as they are once rounded or quantised.
@@ -263,11 +268,12 @@ class PagedSequences {
     if (c.has_scales()) {
       float largest = 0;
       for (int32_t d = 0; d < c.head_dim; ++d) largest = std::max(largest, std::fabs(x[d]));
-      const float scale = largest / 127;
+      const bool int8 = c.kv == DType::kI8;
+      const float scale = largest / (int8 ? 127 : 448);
       for (int32_t d = 0; d < c.head_dim; ++d) {
-        const auto byte = static_cast<int8_t>(std::lround(x[d] / scale));
-        head[token * c.head_dim + d] = static_cast<uint8_t>(byte);
-        x[d] = static_cast<float>(byte) * scale;
+        uint8_t& code = head[token * c.head_dim + d];
+        code = int8 ? static_cast<uint8_t>(std::lround(x[d] / scale)) : NearestE4M3(x[d] / scale);
+        x[d] = static_cast<float>(int8 ? static_cast<int8_t>(code) : E4M3Value(code)) * scale;
       }
       std::memcpy(head + c.page_size * c.head_dim + token * sizeof(scale), &scale, sizeof(scale));
       return;

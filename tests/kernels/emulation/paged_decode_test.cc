@@ -25,7 +25,9 @@ TEST(PagedDecodeTest, MatchesTextbookAttention) {
                                  {1, 3, 64, DType::kBF16, 32, DType::kF32, 65},
                                  {1, 5, 96, DType::kF16, 32, DType::kF32, 0, 2.0f},
                                  {.kv_heads = 2, .group = 4, .head_dim = 64, .alibi = true},
-                                 {1, 3, 128, DType::kBF16, 32, DType::kI8, 90, 3.0f, true}};
+                                 {1, 3, 128, DType::kBF16, 32, DType::kI8, 90, 3.0f, true},
+                                 {2, 2, 64, DType::kF16, 32, DType::kE4M3},
+                                 {1, 4, 80, DType::kBF16, 8, DType::kE4M3}};
   const std::vector<int32_t> lengths = {1, 16, 63, 64, 65, 300};
   uint32_t seed = 1;
   for (const AttentionCase& c : cases) {
@@ -49,7 +51,7 @@ TEST(PagedDecodeTest, MatchesForEveryHeadSizeAndGroup) {
                             .head_dim = head_dim,
                             .dtype = up_to(2) == 0 ? DType::kF16 : DType::kBF16,
                             .page_size = 8 << up_to(6),
-                            .kv = up_to(3) == 0 ? DType::kI8 : DType::kF32,
+                            .kv = kKvTypes[up_to(3)],
                             .window = up_to(3) == 0 ? 1 + up_to(300) : 0,
                             .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f,
                             .alibi = up_to(4) == 0};

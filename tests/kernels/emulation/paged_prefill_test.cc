@@ -14,18 +14,19 @@ namespace {
 
 TEST(PagedPrefillTest, MatchesTextbookAttention) {
   uint32_t seed = 11;
-  for (const AttentionCase& c :
-       {AttentionCase{2, 3, 64},
-        AttentionCase{1, 1, 80, DType::kBF16, 16},
-        AttentionCase{1, 16, 96, DType::kF16, 8},
-        AttentionCase{1, 5, 128},
-        AttentionCase{1, 2, 256, DType::kF16, 64},
-        AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8},
-        AttentionCase{1, 2, 128, DType::kBF16, 32, DType::kI8, 20, 4.0f},
-        AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 65},
-        AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 0, 2.0f},
-        AttentionCase{2, 2, 80, DType::kF16, 32, DType::kF32, 0, 0, true},
-        AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8, 90, 3, true}}) {
+  for (const AttentionCase& c : {AttentionCase{2, 3, 64},
+                                 AttentionCase{1, 1, 80, DType::kBF16, 16},
+                                 AttentionCase{1, 16, 96, DType::kF16, 8},
+                                 AttentionCase{1, 5, 128},
+                                 AttentionCase{1, 2, 256, DType::kF16, 64},
+                                 AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8},
+                                 AttentionCase{1, 2, 128, DType::kBF16, 32, DType::kI8, 20, 4.0f},
+                                 AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 65},
+                                 AttentionCase{1, 3, 64, DType::kF16, 32, DType::kF32, 0, 2.0f},
+                                 AttentionCase{2, 2, 80, DType::kF16, 32, DType::kF32, 0, 0, true},
+                                 AttentionCase{1, 3, 64, DType::kF16, 8, DType::kI8, 90, 3, true},
+                                 AttentionCase{1, 2, 96, DType::kF16, 32, DType::kE4M3},
+                                 AttentionCase{1, 2, 64, DType::kBF16, 16, DType::kE4M3}}) {
     PagedSequences sequences(c, {150}, ++seed);
     emulation::SetSeed(seed);
     const std::vector<uint16_t> out = sequences.Prefill(0, 0, 150);
@@ -46,7 +47,7 @@ TEST(PagedPrefillTest, MatchesForEveryHeadSizeAndGroup) {
                             .head_dim = head_dim,
                             .dtype = up_to(2) == 0 ? DType::kF16 : DType::kBF16,
                             .page_size = 8 << up_to(6),
-                            .kv = up_to(3) == 0 ? DType::kI8 : DType::kF32,
+                            .kv = kKvTypes[up_to(4)],
                             .window = up_to(3) == 0 ? 1 + up_to(200) : 0,
                             .soft_cap = up_to(4) == 0 ? 2.0f : 0.0f,
                             .alibi = up_to(4) == 0};

@@ -111,7 +111,10 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
 }
 
 // By a quarter turn, so that the numbers stay what they are: (a, b) becomes (-b, a).
-TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
+class RopeWriteScaledKvTest : public testing::TestWithParam<DType> {};
+
+TEST_P(RopeWriteScaledKvTest, StoresHeadsWithScalesOfTheirOwn) {
+  const bool int8 = GetParam() == DType::kI8;
   for (const int32_t head_dim : {64, 80, 256}) {
     const int64_t width = (kHeads + 2 * kKvHeads) * head_dim;
     const int64_t head_bytes = kPageSize * (head_dim + 4);
@@ -142,7 +145,7 @@ TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
                                              .page_size = kPageSize,
                                              .style = RopeStyle::kHalf,
                                              .dtype = DType::kF16,
-                                             .kv_dtype = DType::kI8});
+                                             .kv_dtype = GetParam()});
     ASSERT_TRUE(status.ok()) << status;
     for (int32_t row = 0; row < kRows; ++row) {
       for (int32_t head = 0; head < kHeads + kKvHeads; ++head) {
@@ -173,10 +176,14 @@ TEST(RopeWriteInt8KvTest, StoresHeadsWithScalesOfTheirOwn) {
         for (int32_t d = 0; d < head_dim; ++d) {
           largest = std::max(largest, std::fabs(HalfToFloat(from[d])));
         }
-        EXPECT_FLOAT_EQ(scale, largest / 127) << row << " " << part;
+        EXPECT_FLOAT_EQ(scale, largest / (int8 ? 127 : 448)) << row << " " << part;
         for (int32_t d = 0; d < head_dim; ++d) {
-          const auto byte = static_cast<int8_t>(stored[token * head_dim + d]);
-          ASSERT_NEAR(byte * scale, HalfToFloat(from[d]), 0.501f * scale) << row << " " << part;
+          const uint8_t code = stored[token * head_dim + d];
+          const float wanted = HalfToFloat(from[d]);
+          const double stored_as = int8 ? static_cast<int8_t>(code) : E4M3Value(code);
+          // Half a step: of E4M3 a sixteenth, or 2^-10 of what is smallest.
+          const double step = int8 ? scale : std::max(std::fabs(wanted) / 8, scale / 512);
+          ASSERT_NEAR(stored_as * scale, wanted, 0.501 * step) << row << " " << part;
         }
       }
     }
@@ -256,7 +263,7 @@ TEST(RopeWriteKvCpuTest, EqualsTheCpusNormsAndTurns) {
 }
 
 TEST(RopeWriteKvPaddingTest, ARowWithoutASlotIsLeftAlone) {
-  for (const DType kv_dtype : {DType::kF16, DType::kI8}) {
+  for (const DType kv_dtype : {DType::kF16, DType::kI8, DType::kE4M3}) {
     DeviceArray<uint16_t> x(2 * 3 * 64);
     DeviceArray<uint8_t> kv(2 * kPageSize * 2 * 64);
     DeviceArray<float> angles(std::vector<float>{0, 0, 1, 1});
@@ -287,6 +294,13 @@ TEST(RopeWriteKvSizesTest, WrongSizesAreInvalid) {
   EXPECT_EQ(RopeWriteKv(nullptr, {.rows = 1, .head_dim = 7}).code(),
             absl::StatusCode::kInvalidArgument);
 }
+
+INSTANTIATE_TEST_SUITE_P(Types,
+                         RopeWriteScaledKvTest,
+                         testing::Values(DType::kI8, DType::kE4M3),
+                         [](const auto& info) {
+                           return info.param == DType::kI8 ? "Int8" : "Fp8";
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Styles,
                          RopeWriteKvTest,

@@ -32,7 +32,7 @@ TEST(NumericsTest, EverythingThatChangesBitsChangesIt) {
             }
           }
         }
-        for (const auto kv_dtype : {DType::kF16, DType::kBF16}) {
+        for (const auto kv_dtype : {DType::kF16, DType::kBF16, DType::kI8, DType::kE4M3}) {
           for (const char* device : {"cuda-sm_80-bf16", "cuda-sm_90-bf16", "cuda-sm_90-f16"}) {
             for (const int32_t ranks : {1, 2}) {
               seen.insert(

@@ -60,7 +60,7 @@ absl::Status DeviceLlama::CheckSizes(const model::ModelConfig& config,
     return absl::UnimplementedError(
         "hidden sizes that are no multiples of 32 have no kernels for GPUs; use --device cpu");
   }
-  if (options.kv_dtype != options.device.dtype && options.kv_dtype != DType::kI8) {
+  if (options.kv_dtype != options.device.dtype && kernels::DTypeSize(options.kv_dtype) != 1) {
     return absl::UnimplementedError(
         "a KV cache of another 16-bit type than the activations' has no kernels for GPUs");
   }
