@@ -80,6 +80,7 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
     AddStep<T, kHeadDim, Kv>(q,
                              tile,
                              kStep * warp,
+                             /*first_dim=*/0,
                              {{hidden, hidden},
                               {seen, seen},
                               args.scale,

@@ -1,6 +1,7 @@
 // A block takes 64 query vectors of one KV head, 16 a warp, through the keys and values that the
-// last of them sees, 64 positions at a time in two stages of asynchronous copies. Bound by the
-// tensor cores when the context is long.
+// last of them sees, 64 positions at a time in two stages of asynchronous copies. Sums of a head of
+// 256 are more than a thread has registers for: there two warps take the same vectors, each half of
+// the values, and both compute the scores. Bound by the tensor cores when the context is long.
 #include "absl/strings/str_cat.h"
 #include "kernels/attention/paged_prefill_device.h"
 #include "kernels/attention/warp_attention.cuh"
@@ -8,18 +9,24 @@
 namespace paceline::kernels {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
+constexpr int kWarps = 4;  // of different vectors
 constexpr int kVectors = kWarps * kQueryRows;
+template <int kHeadDim>
+constexpr int kThreads = kHeadDim > 128 ? 256 : 128;
+// Warps that take the same vectors.
+template <int kHeadDim>
+constexpr int kParts = kThreads<kHeadDim> / 32 / kWarps;
 
 template <typename T, int kHeadDim, typename Kv>
 __global__ void PrefillKernel(PagedPrefillArgs args) {
   using Loader = KvLoader<T, kHeadDim, Kv>;
+  constexpr int kWidth = kHeadDim / kParts<kHeadDim>;
   const PrefillItem item = args.items[device::BlockPosition().x];
   const PrefillSequence sequence = args.sequences[item.sequence];
   const int group = args.num_heads / args.num_kv_heads;
   const int num_vectors = sequence.num_rows * group;
-  const int warp = device::ThreadPosition().x / 32;
+  const int warp = device::ThreadPosition().x / 32 % kWarps;
+  const int first_dim = device::ThreadPosition().x / 32 / kWarps * kWidth;
   const int lane = device::ThreadPosition().x % 32;
   const PagedCache<kHeadDim, Kv> cache{args.kv,
                                        args.page_table + int64_t{item.sequence} * args.max_pages,
@@ -48,7 +55,7 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
   const int first_granule =
       begin_before(sequence.context_before + item.first / group + 1) / kGranule;
   const auto copy_granule = [&](int granule) {
-    Loader::template Copy<kThreads>(
+    Loader::template Copy<kThreads<kHeadDim>>(
         cache, [&](int row) { return granule * kGranule + row; }, end, granule);
   };
 
@@ -62,7 +69,7 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
     return args.slopes != nullptr ? args.slopes[head] : 0.0f;
   };
   const float slopes[2] = {slope_of(lane / 4), slope_of(lane / 4 + 8)};
-  RowStates<kHeadDim> total;
+  RowStates<kWidth> total;
   total.Clear();
   copy_granule(first_granule);
   for (int granule = first_granule; granule < num_granules; ++granule) {
@@ -73,14 +80,15 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
       device::WaitForCopies<0>();
     }
     device::SyncThreads();
-    const KvTile tile = Loader::template Get<kThreads>(granule);
-    RowStates<kHeadDim> state;
+    const KvTile tile = Loader::template Get<kThreads<kHeadDim>>(granule);
+    RowStates<kWidth> state;
     state.Clear();
     for (int step = 0; step < kGranule / kStep; ++step) {
       const int first = granule * kGranule + step * kStep;
       AddStep<T, kHeadDim, Kv>(q,
                                tile,
                                step * kStep,
+                               first_dim,
                                {{begin_before(ends[0]) - first, begin_before(ends[1]) - first},
                                 {ends[0] - first, ends[1] - first},
                                 args.scale,
@@ -91,7 +99,7 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
     }
     for (int h = 0; h < 2; ++h) {
       const MergeScales scales = MergeGranule(total.max[h], state.max[h]);
-      for (int n = 0; n < kHeadDim / 8; ++n) {
+      for (int n = 0; n < kWidth / 8; ++n) {
         for (int i = 2 * h; i < 2 * h + 2; ++i) {
           total.out[n][i] =
               device::MulAdd(total.out[n][i], scales.keep, state.out[n][i] * scales.add);
@@ -105,9 +113,9 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
   for (int h = 0; h < 2; ++h) {
     const int row = lane / 4 + 8 * h;
     if (!exists(row)) continue;
-    uint16_t* const out =
-        static_cast<uint16_t*>(args.out) + offset_of(row, int64_t{args.num_heads} * kHeadDim);
-    for (int n = 0; n < kHeadDim / 8; ++n) {
+    uint16_t* const out = static_cast<uint16_t*>(args.out) +
+                          offset_of(row, int64_t{args.num_heads} * kHeadDim) + first_dim;
+    for (int n = 0; n < kWidth / 8; ++n) {
       for (int i = 0; i < 2; ++i) {
         out[n * 8 + lane % 4 * 2 + i] = T::FromFloat(total.out[n][2 * h + i] / total.sum[h]);
       }
@@ -141,7 +149,7 @@ absl::Status PagedPrefill(device::Stream stream, const PagedPrefillArgs& args) {
   return ForAttentionTypes(kOp, args, [&]<typename T, int kHeadDim, typename Kv>() {
     return device::Launch(stream,
                           {args.num_items},
-                          {kThreads},
+                          {kThreads<kHeadDim>},
                           KvLoader<T, kHeadDim, Kv>::kSharedBytes,
                           PrefillKernel<T, kHeadDim, Kv>,
                           args);

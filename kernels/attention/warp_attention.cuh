@@ -67,6 +67,8 @@ struct KvTile {
 template <typename T, int kHeadDim, typename Kv>
 struct KvLoader {
   using Cache = PagedCache<kHeadDim, Kv>;
+  // Of copies: registers are scarce where heads are large.
+  static constexpr int kUnroll = kHeadDim > 128 ? 1 : 4;
   static constexpr int kTileBytes = 2 * kGranule * kPitch<kHeadDim> * sizeof(uint16_t);
   static constexpr int kRawBytes = 2 * kGranule * kHeadDim;
   static constexpr int kScaleBytes = 2 * kGranule * sizeof(float);
@@ -85,6 +87,7 @@ struct KvLoader {
     constexpr int kPieces = Cache::kRowBytes / 16;
     constexpr int kRowPitch = kHasScales<Kv> ? kHeadDim : 2 * kPitch<kHeadDim>;
     char* const stage = Stage(step);
+#pragma unroll kUnroll
     for (int i = device::ThreadPosition().x; i < 2 * kGranule * kPieces; i += kThreads) {
       const int piece = i % kPieces;
       const int row = i / kPieces % kGranule;
@@ -98,6 +101,7 @@ struct KvLoader {
       }
     }
     if constexpr (kHasScales<Kv>) {
+#pragma unroll kUnroll
       for (int i = device::ThreadPosition().x; i < 2 * kGranule / 4; i += kThreads) {
         const int which = i / (kGranule / 4);
         const int position = position_of(i % (kGranule / 4) * 4);
@@ -118,6 +122,7 @@ struct KvLoader {
     } else {
       auto* const tile =
           reinterpret_cast<uint16_t*>(device::SharedMemory() + kStages * kStageBytes);
+#pragma unroll kUnroll
       for (int i = device::ThreadPosition().x; i < kRawBytes / 4; i += kThreads) {
         uint16_t* const to = tile + 4 * i / kHeadDim * kPitch<kHeadDim> + 4 * i % kHeadDim;
         Kv::template Unpack<T>(reinterpret_cast<const uint32_t*>(stage)[i],
@@ -159,11 +164,12 @@ __device__ __forceinline__ float SumOfRow(float value) {
   return value;
 }
 
-// Weighted sums of values (not yet divided by the sum of weights), maximum score and sum of weights
-// of the lane's two rows; half h is row lane / 4 + 8 h. Scores are in units of log 2.
-template <int kHeadDim>
+// Weighted sums of values (not yet divided by the sum of weights), or of some of their dimensions,
+// maximum score and sum of weights of the lane's two rows; half h is row lane / 4 + 8 h. Scores are
+// in units of log 2.
+template <int kWidth>
 struct RowStates {
-  float out[kHeadDim / 8][4];
+  float out[kWidth / 8][4];
   float max[2];
   float sum[2];
 
@@ -212,17 +218,19 @@ struct StepView {
   }
 };
 
-// Takes in 16 positions of a tile, from row `first` on.
-template <typename T, int kHeadDim, typename Kv>
+// Takes in 16 positions of a tile, from row `first` on; of their values the kWidth dimensions from
+// `first_dim` on.
+template <typename T, int kHeadDim, typename Kv, int kWidth>
 __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
                                         const KvTile& tile,
                                         int first,
+                                        int first_dim,
                                         const StepView& view,
-                                        RowStates<kHeadDim>& state) {
+                                        RowStates<kWidth>& state) {
   const int lane = device::ThreadPosition().x % 32;
   const int matrix = lane / 8;
   const uint16_t* const keys = tile.keys + first * kPitch<kHeadDim>;
-  const uint16_t* const values = keys + kGranule * kPitch<kHeadDim>;
+  const uint16_t* const values = keys + kGranule * kPitch<kHeadDim> + first_dim;
   float scores[2][4] = {};
   for (int k = 0; k < kHeadDim / 16; ++k) {
     uint32_t b[4];
@@ -265,7 +273,7 @@ __device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
                          device::Pack<T>(scores[0][2], scores[0][3]),
                          device::Pack<T>(scores[1][0], scores[1][1]),
                          device::Pack<T>(scores[1][2], scores[1][3])};
-  for (int d = 0; d < kHeadDim / 16; ++d) {
+  for (int d = 0; d < kWidth / 16; ++d) {
     uint32_t b[4];
     device::LoadMatrix4Transposed(
         b, values + (matrix % 2 * 8 + lane % 8) * kPitch<kHeadDim> + d * 16 + matrix / 2 * 8);
