@@ -16,11 +16,14 @@
 namespace paceline::kernels {
 namespace {
 
+std::atomic<bool> g_broken = false;
 std::mutex g_mutex;  // guards the three below
 std::unordered_map<void*, int64_t> g_sizes;
 int64_t g_allocated = 0;
 int64_t g_total = int64_t{1} << 30;
 std::atomic<int64_t> g_num_graph_starts{0};
+
+absl::Status Broken() { return absl::UnavailableError("the GPU has failed: it was broken"); }
 
 }  // namespace
 
@@ -37,6 +40,8 @@ int64_t AllocatedBytes() {
   const std::lock_guard lock(g_mutex);
   return g_allocated;
 }
+
+void BreakDevice() { g_broken = true; }
 
 }  // namespace emulation
 
@@ -93,7 +98,10 @@ void FreePinned(void* memory) { std::free(memory); }
 // Work is done at once, in the order of the calls.
 absl::StatusOr<Stream> CreateStream() { return nullptr; }
 void DestroyStream(Stream) {}
-absl::Status Synchronize(Stream) { return CheckNotCapturing(); }
+absl::Status Synchronize(Stream) {
+  if (g_broken) return Broken();
+  return CheckNotCapturing();
+}
 absl::StatusOr<Event> CreateEvent() { return nullptr; }
 void DestroyEvent(Event) {}
 absl::Status Record(Stream, Event) { return absl::OkStatus(); }
@@ -127,6 +135,7 @@ absl::Status CopyRows(Stream,
                       int64_t from_pitch,
                       int64_t width,
                       int64_t rows) {
+  if (g_broken) return Broken();
   return emulation::DoOrCapture([=] {
     for (int64_t row = 0; row < rows; ++row) {
       std::memcpy(static_cast<char*>(to) + row * to_pitch,

@@ -12,6 +12,8 @@ void SetMemoryBytes(int64_t bytes);
 int64_t AllocatedBytes();
 // Graphs that were started, by all threads.
 int64_t NumGraphStarts();
+// The device fails for good, as after a kernel that traps: waits and copies are Unavailable.
+void BreakDevice();
 
 }  // namespace paceline::kernels::emulation
 

@@ -156,12 +156,14 @@ constexpr float kScale = 0.0883883f;
 
 int64_t PageElements() { return int64_t{kPageSize} * kKvHeads * 2 * kHeadDim; }
 
-void MeasureDecode(Bench& bench, int32_t batch, int32_t context, bool int8_kv) {
+void MeasureDecode(Bench& bench, int32_t batch, int32_t context, DType kv_dtype) {
   Memory memory;
   const int32_t pages = context / kPageSize;
-  // Of an int8 cache the scales are what random bits make of them: finite and small.
-  const int64_t page_bytes =
-      PageElements() * (int8_kv ? 1 : 2) + (int8_kv ? int64_t{kPageSize} * kKvHeads * 2 * 4 : 0);
+  // Of a cache of 8 bits the scales are what random bits make of them: finite and small.
+  const KvLayout layer{
+      .num_layers = 1, .num_kv_heads = kKvHeads, .head_dim = kHeadDim, .dtype = kv_dtype};
+  static_assert(kPageSize == kKvBlockSize);
+  const int64_t page_bytes = layer.BytesPerBlock();
   std::vector<int32_t> table(batch * pages), lengths(batch, context);
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
   std::shuffle(table.begin(), table.end(), std::mt19937(3));
@@ -187,9 +189,11 @@ void MeasureDecode(Bench& bench, int32_t batch, int32_t context, bool int8_kv) {
       .head_dim = kHeadDim,
       .scale = kScale,
       .dtype = DType::kBF16,
-      .kv_dtype = int8_kv ? DType::kI8 : DType::kBF16};
+      .kv_dtype = kv_dtype};
   bench.Measure("decode attention, " + std::to_string(batch) + " x " + std::to_string(context) +
-                    (int8_kv ? ", int8" : ", bf16"),
+                    (kv_dtype == DType::kI8     ? ", int8"
+                     : kv_dtype == DType::kE4M3 ? ", fp8"
+                                                : ", bf16"),
                 static_cast<double>(batch) * pages * static_cast<double>(page_bytes),
                 0,
                 [&](int) { return PagedDecode(nullptr, args); });
@@ -301,9 +305,9 @@ int Main(bool tiny) {
   Check(device::UseDevice(devices[0].index));
   Bench bench(tiny);
   MeasureCopy(bench);
-  for (const bool int8_kv : {false, true}) {
-    MeasureDecode(bench, bench.Size(1, 1), bench.Size(1024, 64), int8_kv);
-    MeasureDecode(bench, bench.Size(64, 2), bench.Size(4096, 320), int8_kv);
+  for (const DType kv_dtype : {DType::kBF16, DType::kI8, DType::kE4M3}) {
+    MeasureDecode(bench, bench.Size(1, 1), bench.Size(1024, 64), kv_dtype);
+    MeasureDecode(bench, bench.Size(64, 2), bench.Size(4096, 320), kv_dtype);
   }
   for (const int32_t rows : {1024, 4096, 16384}) {
     if (!tiny || rows == 1024) MeasurePrefill(bench, bench.Size(rows, 32));

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU and the CUDA toolkit: builds the kernels, runs their tests
-# natively and under compute-sanitizer where it is installed, and measures them.
+# On a machine with an NVIDIA GPU and the CUDA toolkit: builds the kernels and the models made of
+# them, runs their tests natively, some under compute-sanitizer where it is installed, and measures.
 #   tests/gpu/run.sh [RESULTS.json [MODEL.gguf]]
 # MODEL.gguf (models/*.gguf) is run end to end and measured too, into RESULTS_model.json.
 # Exit status 0: all tests passed. About five minutes with 16 cores.
@@ -13,14 +13,19 @@ build=build/release
 [ -f $build/build.ninja ] || cmake --preset release -DPACELINE_CUDA=ON >/dev/null
 cmake --build $build --target gpu_tests paceline
 
+for test in "$build"/tests/gpu/gpu_device_*_test; do
+  echo "== ${test##*/}"
+  "$test" --gtest_brief=1
+done
 export CUDA_LAUNCH_BLOCKING=1
 for test in "$build"/tests/gpu/gpu_*_test; do
+  [[ $test == */gpu_device_* ]] && continue
   echo "== ${test##*/}"
   "$test" --gtest_brief=1
 done
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    for test in rows embed kv_blocks rope_write_kv paged_decode; do
+    for test in element rows embed kv_blocks rope_write_kv paged_decode; do
       echo "== $tool: $test"
       timeout 120 compute-sanitizer --tool $tool --error-exitcode 1 \
         "$build/tests/gpu/gpu_${test}_test" --gtest_brief=1
