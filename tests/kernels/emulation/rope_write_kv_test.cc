@@ -28,6 +28,31 @@ struct Case {
 
 constexpr float kEps = 1e-3f;
 
+// What calls have in common, on the device.
+struct Inputs {
+  DeviceArray<uint16_t> qkv;
+  DeviceArray<float> angles;
+  DeviceArray<int32_t> positions;
+  DeviceArray<int64_t> slots;
+
+  RopeWriteKvArgs Args(void* kv, int32_t head_dim, int32_t rotary_dim) {
+    return {.qkv = qkv.data(),
+            .angles = angles.data(),
+            .positions = positions.data(),
+            .slots = slots.data(),
+            .kv = kv,
+            .rows = kRows,
+            .num_heads = kHeads,
+            .num_kv_heads = kKvHeads,
+            .head_dim = head_dim,
+            .rotary_dim = rotary_dim,
+            .page_size = kPageSize,
+            .style = RopeStyle::kHalf,
+            .dtype = DType::kF16,
+            .kv_dtype = DType::kF16};
+  }
+};
+
 class RopeWriteKvTest : public testing::TestWithParam<Case> {};
 
 TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
@@ -43,29 +68,16 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
   }
   const std::vector<int32_t> positions = {0, 63, 7, 8, 30};
   const std::vector<int64_t> slots = {31, 0, 9, 17, 18};
-  DeviceArray<uint16_t> x(qkv), kv(kPages * kKvHeads * 2 * kPageSize * head_dim);
   const std::vector<float> q_norm = RandomFloats(head_dim, 3), k_norm = RandomFloats(head_dim, 4);
-  DeviceArray<float> table(angles), q_weight(q_norm), k_weight(k_norm);
-  DeviceArray<int32_t> where(positions);
-  DeviceArray<int64_t> to(slots);
-  const absl::Status status = RopeWriteKv(nullptr,
-                                          {.qkv = x.data(),
-                                           .angles = table.data(),
-                                           .positions = where.data(),
-                                           .slots = to.data(),
-                                           .kv = kv.data(),
-                                           .rows = kRows,
-                                           .num_heads = kHeads,
-                                           .num_kv_heads = kKvHeads,
-                                           .head_dim = head_dim,
-                                           .rotary_dim = rotary_dim,
-                                           .page_size = kPageSize,
-                                           .style = style,
-                                           .dtype = DType::kF16,
-                                           .kv_dtype = DType::kF16,
-                                           .q_norm = norms_queries ? q_weight.data() : nullptr,
-                                           .k_norm = norms_keys ? k_weight.data() : nullptr,
-                                           .norm_eps = kEps});
+  Inputs in{DeviceArray(qkv), DeviceArray(angles), DeviceArray(positions), DeviceArray(slots)};
+  DeviceArray<float> q_weight(q_norm), k_weight(k_norm);
+  DeviceArray<uint16_t> kv(kPages * kKvHeads * 2 * kPageSize * head_dim);
+  RopeWriteKvArgs args = in.Args(kv.data(), head_dim, rotary_dim);
+  args.style = style;
+  args.q_norm = norms_queries ? q_weight.data() : nullptr;
+  args.k_norm = norms_keys ? k_weight.data() : nullptr;
+  args.norm_eps = kEps;
+  const absl::Status status = RopeWriteKv(nullptr, args);
   ASSERT_TRUE(status.ok()) << status;
   // What element `d` of a head becomes.
   const auto expected = [&](int32_t row, int32_t head, int32_t d) -> double {
@@ -98,7 +110,8 @@ TEST_P(RopeWriteKvTest, TurnsQueriesAndKeysAndStoresKeysAndValues) {
         const int64_t page = slots[row] / kPageSize, token = slots[row] % kPageSize;
         const int64_t in_cache =
             (((page * kKvHeads + kv_head) * 2 + value) * kPageSize + token) * head_dim + d;
-        const uint16_t bits = head < kHeads ? x[row * width + head * head_dim + d] : kv[in_cache];
+        const uint16_t bits =
+            head < kHeads ? in.qkv[row * width + head * head_dim + d] : kv[in_cache];
         const double wanted = expected(row, head, d);
         ASSERT_NEAR(HalfToFloat(bits), wanted, 1e-3 + 5e-4 * std::fabs(wanted))
             << row << " " << head << " " << d;
@@ -126,26 +139,14 @@ TEST_P(RopeWriteScaledKvTest, StoresHeadsWithScalesOfTheirOwn) {
     qkv[width + (kHeads + kKvHeads) * head_dim + 3] = 0x7e00;
     const std::vector<int32_t> positions(kRows, 0);
     const std::vector<int64_t> slots = {31, 0, 9, 17, 18};
-    DeviceArray<uint16_t> x(qkv);
+    Inputs in{DeviceArray(qkv),
+              DeviceArray(std::vector<float>{0, 0, 1, 1}),
+              DeviceArray(positions),
+              DeviceArray(slots)};
     DeviceArray<uint8_t> kv(kPages * kKvHeads * 2 * head_bytes);
-    DeviceArray<int32_t> where(positions);
-    DeviceArray<int64_t> to(slots);
-    DeviceArray<float> angles(std::vector<float>{0, 0, 1, 1});
-    const absl::Status status = RopeWriteKv(nullptr,
-                                            {.qkv = x.data(),
-                                             .angles = angles.data(),
-                                             .positions = where.data(),
-                                             .slots = to.data(),
-                                             .kv = kv.data(),
-                                             .rows = kRows,
-                                             .num_heads = kHeads,
-                                             .num_kv_heads = kKvHeads,
-                                             .head_dim = head_dim,
-                                             .rotary_dim = 4,
-                                             .page_size = kPageSize,
-                                             .style = RopeStyle::kHalf,
-                                             .dtype = DType::kF16,
-                                             .kv_dtype = GetParam()});
+    RopeWriteKvArgs args = in.Args(kv.data(), head_dim, 4);
+    args.kv_dtype = GetParam();
+    const absl::Status status = RopeWriteKv(nullptr, args);
     ASSERT_TRUE(status.ok()) << status;
     for (int32_t row = 0; row < kRows; ++row) {
       for (int32_t head = 0; head < kHeads + kKvHeads; ++head) {
@@ -157,7 +158,7 @@ TEST_P(RopeWriteScaledKvTest, StoresHeadsWithScalesOfTheirOwn) {
         }
       }
       for (int64_t i = row * width; i < row * width + first_key; ++i) {
-        ASSERT_EQ(HalfToFloat(x[i]), HalfToFloat(qkv[i])) << i;
+        ASSERT_EQ(HalfToFloat(in.qkv[i]), HalfToFloat(qkv[i])) << i;
       }
       for (int32_t part = 0; part < 2 * kKvHeads; ++part) {
         const int32_t head = part % 2 * kKvHeads + part / 2;  // keys of all, then values
@@ -224,37 +225,25 @@ TEST(RopeWriteKvCpuTest, EqualsTheCpusNormsAndTurns) {
   };
   const std::vector<float> queries = on_cpu(0, q_size, q_norm);
   const std::vector<float> keys = on_cpu(q_size, kv_size, k_norm);
-  DeviceArray<uint16_t> x(qkv), kv(kKvHeads * 2 * kPageSize * kDim);
-  DeviceArray<float> table(
-      std::vector<float>(angles.cos_row(0), angles.cos_row(0) + int64_t{kMaxPositions} * kDim));
+  const float* const cosines = angles.cos_row(0);
+  Inputs in{DeviceArray(qkv),
+            DeviceArray(std::vector<float>(cosines, cosines + int64_t{kMaxPositions} * kDim)),
+            DeviceArray(positions),
+            DeviceArray(slots)};
   DeviceArray<float> q_weight(q_norm), k_weight(k_norm);
-  DeviceArray<int32_t> where(positions);
-  DeviceArray<int64_t> to(slots);
-  const absl::Status status = RopeWriteKv(nullptr,
-                                          {.qkv = x.data(),
-                                           .angles = table.data(),
-                                           .positions = where.data(),
-                                           .slots = to.data(),
-                                           .kv = kv.data(),
-                                           .rows = kRows,
-                                           .num_heads = kHeads,
-                                           .num_kv_heads = kKvHeads,
-                                           .head_dim = kDim,
-                                           .rotary_dim = kDim,
-                                           .page_size = kPageSize,
-                                           .style = RopeStyle::kHalf,
-                                           .dtype = DType::kF16,
-                                           .kv_dtype = DType::kF16,
-                                           .q_norm = q_weight.data(),
-                                           .k_norm = k_weight.data(),
-                                           .norm_eps = kEps});
+  DeviceArray<uint16_t> kv(kKvHeads * 2 * kPageSize * kDim);
+  RopeWriteKvArgs args = in.Args(kv.data(), kDim, kDim);
+  args.q_norm = q_weight.data();
+  args.k_norm = k_weight.data();
+  args.norm_eps = kEps;
+  const absl::Status status = RopeWriteKv(nullptr, args);
   ASSERT_TRUE(status.ok()) << status;
   const auto expect_near = [](uint16_t bits, float expected) {
     ASSERT_NEAR(HalfToFloat(bits), expected, 1e-5 + std::fabs(expected) / 1024);
   };
   for (int32_t row = 0; row < kRows; ++row) {
     for (int64_t i = 0; i < q_size; ++i) {
-      expect_near(x[row * (q_size + 2 * kv_size) + i], queries[row * q_size + i]);
+      expect_near(in.qkv[row * (q_size + 2 * kv_size) + i], queries[row * q_size + i]);
     }
     for (int64_t i = 0; i < kv_size; ++i) {
       expect_near(kv[(i / kDim * 2 * kPageSize + row) * kDim + i % kDim], keys[row * kv_size + i]);
@@ -264,28 +253,16 @@ TEST(RopeWriteKvCpuTest, EqualsTheCpusNormsAndTurns) {
 
 TEST(RopeWriteKvPaddingTest, ARowWithoutASlotIsLeftAlone) {
   for (const DType kv_dtype : {DType::kF16, DType::kI8, DType::kE4M3}) {
-    DeviceArray<uint16_t> x(2 * 3 * 64);
-    DeviceArray<uint8_t> kv(2 * kPageSize * 2 * 64);
-    DeviceArray<float> angles(std::vector<float>{0, 0, 1, 1});
-    DeviceArray<int32_t> positions(std::vector<int32_t>{-1, -1});
-    DeviceArray<int64_t> slots(std::vector<int64_t>{-1, -1});
-    const absl::Status status = RopeWriteKv(nullptr,
-                                            {.qkv = x.data(),
-                                             .angles = angles.data(),
-                                             .positions = positions.data(),
-                                             .slots = slots.data(),
-                                             .kv = kv.data(),
-                                             .rows = 2,
-                                             .num_heads = 1,
-                                             .num_kv_heads = 1,
-                                             .head_dim = 64,
-                                             .rotary_dim = 4,
-                                             .page_size = kPageSize,
-                                             .style = RopeStyle::kHalf,
-                                             .dtype = DType::kF16,
-                                             .kv_dtype = kv_dtype});
+    Inputs in{DeviceArray<uint16_t>(kRows * (kHeads + 2 * kKvHeads) * 64),
+              DeviceArray(std::vector<float>{0, 0, 1, 1}),
+              DeviceArray(std::vector<int32_t>(kRows, -1)),
+              DeviceArray(std::vector<int64_t>(kRows, -1))};
+    DeviceArray<uint8_t> kv(kKvHeads * 2 * kPageSize * 2 * 64);
+    RopeWriteKvArgs args = in.Args(kv.data(), 64, 4);
+    args.kv_dtype = kv_dtype;
+    const absl::Status status = RopeWriteKv(nullptr, args);
     ASSERT_TRUE(status.ok()) << status;
-    for (const uint16_t bits : x.ToVector()) ASSERT_EQ(bits, 0xffff);
+    for (const uint16_t bits : in.qkv.ToVector()) ASSERT_EQ(bits, 0xffff);
     for (const uint8_t byte : kv.ToVector()) ASSERT_EQ(byte, 0xff);
   }
 }
