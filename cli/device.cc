@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,12 @@ std::string NotOnCpus(const EngineOptions& options) {
   const bool has_16_bits = options.compute_dtype == "bf16" || options.compute_dtype == "f16";
   if (has_16_bits) return absl::StrCat("--compute-dtype ", options.compute_dtype);
   return options.kv_cache_dtype == "fp8" ? "--kv-cache-dtype fp8" : "";
+}
+
+// NCCL's own switch (2.30 and newer).
+bool NcclSharesDevices() {
+  const char* const value = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  return value != nullptr && std::string_view(value) == "1";
 }
 
 absl::StatusOr<std::vector<kernels::device::DeviceInfo>> ListDevices() {
@@ -88,7 +96,8 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options, int32_t 
   choice.load = worker::LinkedBackend()->load;
   choice.place = {.index = device.index,
                   .dtype = options.compute_dtype == "f16" ? DType::kF16 : DType::kBF16,
-                  .memory_utilization = options.gpu_memory_utilization / std::max(1, sharers)};
+                  .memory_utilization = options.gpu_memory_utilization / std::max(1, sharers),
+                  .nccl_shares_devices = NcclSharesDevices()};
   choice.compute = kernels::ComputeType::kFloat32;  // weights as they are in the file
   choice.kv_dtype = choice.place.dtype;
   if (options.kv_cache_dtype == "int8") choice.kv_dtype = DType::kI8;

@@ -56,6 +56,10 @@ void DestroyEvent(Event event);
 absl::Status Record(Stream stream, Event event);
 // Returns when the work before the event is done; at once when it was never recorded.
 absl::Status Await(Event event);
+// Whether Await would return at once.
+absl::StatusOr<bool> IsDone(Event event);
+// What is enqueued on the stream from now on begins after the event's work, of whatever stream.
+absl::Status WaitFor(Stream stream, Event event);
 
 // Work that a stream is given between the two calls, copies of device memory and kernels, is not
 // done but kept, to be done any number of times with one call; memory is read and written where it

@@ -17,17 +17,23 @@ namespace paceline::kernels {
 namespace {
 
 std::atomic<bool> g_broken = false;
-std::mutex g_mutex;  // guards the three below
+std::mutex g_mutex;  // guards what follows
 std::unordered_map<void*, int64_t> g_sizes;
 int64_t g_allocated = 0;
 int64_t g_total = int64_t{1} << 30;
 std::atomic<int64_t> g_num_graph_starts{0};
+int32_t g_num_devices = 1;
 
 absl::Status Broken() { return absl::UnavailableError("the GPU has failed: it was broken"); }
 
 }  // namespace
 
 namespace emulation {
+
+void SetNumDevices(int32_t count) {
+  const std::lock_guard lock(g_mutex);
+  g_num_devices = count;
+}
 
 void SetMemoryBytes(int64_t bytes) {
   const std::lock_guard lock(g_mutex);
@@ -57,12 +63,17 @@ absl::Status CheckNotCapturing() {
 
 absl::StatusOr<std::vector<DeviceInfo>> ListDevices() {
   const std::lock_guard lock(g_mutex);
-  return std::vector<DeviceInfo>{
-      {.name = "emulation", .kind = "emulation", .total_bytes = g_total}};
+  std::vector<DeviceInfo> devices;
+  for (int32_t i = 0; i < g_num_devices; ++i) {
+    devices.push_back(
+        {.index = i, .name = "emulation", .kind = "emulation", .total_bytes = g_total});
+  }
+  return devices;
 }
 
 absl::Status UseDevice(int32_t index) {
-  if (index == 0) return absl::OkStatus();
+  const std::lock_guard lock(g_mutex);
+  if (index >= 0 && index < g_num_devices) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("the emulation has no device ", index));
 }
 
@@ -106,6 +117,8 @@ absl::StatusOr<Event> CreateEvent() { return nullptr; }
 void DestroyEvent(Event) {}
 absl::Status Record(Stream, Event) { return absl::OkStatus(); }
 absl::Status Await(Event) { return CheckNotCapturing(); }
+absl::StatusOr<bool> IsDone(Event) { return true; }
+absl::Status WaitFor(Stream, Event) { return absl::OkStatus(); }
 
 absl::Status BeginCapture(Stream) {
   if (absl::Status status = CheckNotCapturing(); !status.ok()) return status;

@@ -6,7 +6,9 @@
 
 namespace paceline::kernels::emulation {
 
-// The device's memory, 1 GiB to begin with. Fewer bytes than are in use leave none free.
+// Devices that there seem to be, 1 to begin with; they have all they have in common.
+void SetNumDevices(int32_t count);
+// Their memory, 1 GiB to begin with. Fewer bytes than are in use leave none free.
 void SetMemoryBytes(int64_t bytes);
 // Of device memory that is allocated now.
 int64_t AllocatedBytes();

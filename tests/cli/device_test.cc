@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/emulation/runtime.h"
 
 namespace paceline::cli {
 namespace {
@@ -56,6 +57,28 @@ TEST(DeviceTest, TypesThatADeviceDoesNotHaveAreInvalid) {
   EXPECT_EQ(code({.device = "cuda", .kv_cache_dtype = "f16"}), kInvalid) << "bf16 is computed";
   EXPECT_EQ(code({.device = "cpu", .compute_dtype = "bf16"}), kInvalid);
   EXPECT_EQ(code({.device = "cpu", .kv_cache_dtype = "fp8"}), kInvalid);
+}
+
+// Replicas and ranks of a host, in order; a host's ranks count from its first.
+TEST(DeviceTest, RanksTakeGpusInTurn) {
+  kernels::emulation::SetNumDevices(8);
+  const auto index = [](const EngineOptions& options, int32_t local_rank) {
+    return Choose(options, local_rank).place.index;
+  };
+  EngineOptions options{.tensor_parallel_size = 2, .pipeline_parallel_size = 2};
+  for (const int32_t rank : {0, 1, 2, 3}) EXPECT_EQ(index(options, rank), rank);
+  options.replicas_on_host = 2;
+  options.replica_on_host = 1;
+  for (const int32_t rank : {0, 1, 2, 3}) EXPECT_EQ(index(options, rank), 4 + rank);
+  options.num_nodes = 2;  // two ranks of either replica on this host
+  for (const int32_t rank : {0, 1}) EXPECT_EQ(index(options, rank), 2 + rank);
+  EXPECT_DOUBLE_EQ(Choose(options, 1).place.memory_utilization, 0.9) << "a GPU of its own";
+  kernels::emulation::SetNumDevices(3);
+  options = {.tensor_parallel_size = 4};
+  EXPECT_EQ(index(options, 3), 0);
+  EXPECT_DOUBLE_EQ(Choose(options, 0).place.memory_utilization, 0.9 / 2) << "shared with rank 3";
+  EXPECT_DOUBLE_EQ(Choose(options, 1).place.memory_utilization, 0.9);
+  kernels::emulation::SetNumDevices(1);
 }
 
 TEST(DeviceTest, ThoseThatShareAGpuShareItsMemory) {

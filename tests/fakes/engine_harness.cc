@@ -129,9 +129,11 @@ EngineHarness::~EngineHarness() {
 }
 
 ModelShard::Options EngineHarness::ShardOptions(const Options& options, RankGroup* group) const {
+  DevicePlace device = options.device;
+  if (options.own_devices && group->all != nullptr) device.index = group->all->rank();
   return {
       .load = options.load,
-      .device = options.device,
+      .device = std::move(device),
       .compute = options.compute,
       .kv_dtype = options.kv_dtype,
       .tensor_mode = options.tensor_mode,

@@ -61,6 +61,7 @@ class EngineHarness final {
     // Another kind of device than the CPU, and where.
     ModelLoader load = &LoadModel;
     DevicePlace device;
+    bool own_devices = false;  // rank r has device r
   };
 
   explicit EngineHarness(const Options& options);

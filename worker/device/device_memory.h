@@ -91,6 +91,8 @@ class DeviceEvent {
     return kernels::device::Record(stream, event_);
   }
   absl::Status Await() { return kernels::device::Await(event_); }
+  absl::StatusOr<bool> IsDone() const { return kernels::device::IsDone(event_); }
+  kernels::device::Event get() const { return event_; }
 
  private:
   explicit DeviceEvent(kernels::device::Event event) : event_(event) {}

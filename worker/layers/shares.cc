@@ -26,6 +26,12 @@ Shares Shares::Even(int64_t total, int64_t unit, int num_ranks, int rank) {
   return Shares(std::move(ends), rank);
 }
 
+int64_t Shares::largest() const {
+  int64_t largest = ends_.front();
+  for (size_t i = 1; i < ends_.size(); ++i) largest = std::max(largest, ends_[i] - ends_[i - 1]);
+  return largest;
+}
+
 bool Shares::AllNonempty() const {
   int64_t begin = 0;
   for (const int64_t end : ends_) {

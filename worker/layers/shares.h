@@ -36,6 +36,8 @@ class Shares {
   int64_t begin() const { return rank_ == 0 ? 0 : ends_[rank_ - 1]; }
   int64_t end() const { return ends_[rank_]; }
   int64_t size() const { return end() - begin(); }
+  // Of any rank.
+  int64_t largest() const;
   const std::vector<int64_t>& ends() const { return ends_; }
   // Whether every rank has something.
   bool AllNonempty() const;

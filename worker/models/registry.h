@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
@@ -13,6 +14,7 @@
 #include "kernels/tensor_view.h"
 #include "model/config/model_config.h"
 #include "model/gguf/gguf_file.h"
+#include "worker/comm/communicator.h"
 #include "worker/models/causal_lm.h"
 #include "worker/models/partition.h"
 #include "worker/weights/weight_loader.h"
@@ -24,6 +26,8 @@ struct DevicePlace {
   int32_t index = 0;                             // of the device
   kernels::DType dtype = kernels::DType::kBF16;  // of activations: kBF16 or kF16
   double memory_utilization = 0.9;               // of all its memory, for this process
+  std::string nccl_library = "libnccl.so.2";     // what several ranks would exchange with
+  bool nccl_shares_devices = false;              // NCCL lets ranks have a device in common
 };
 
 struct ModelOptions {
@@ -35,6 +39,7 @@ struct ModelOptions {
   int32_t max_positions = 0;     // tokens of one sequence at most
   RankPlace place;
   TensorMode tensor_mode = TensorMode::kExact;
+  Communicator* replica = nullptr;  // all its ranks; outlives the model. Null: one rank alone
 };
 
 // Bytes of one block (32 tokens) of the KV cache of a whole model with this configuration.

@@ -76,7 +76,8 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
                                  .max_batch_tokens = options.max_batch_tokens,
                                  .max_positions = options.max_model_len,
                                  .place = shard->place(),
-                                 .tensor_mode = options.tensor_mode},
+                                 .tensor_mode = options.tensor_mode,
+                                 .replica = group == nullptr ? nullptr : group->all.get()},
                                 loader));
   shard->best_.resize(shard->max_logit_rows());
   shard->results_.resize(shard->max_logit_rows());

@@ -154,6 +154,17 @@ absl::Status LaunchGraph(Stream stream, Graph graph) {
 
 void DestroyGraph(Graph graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); }
 
+absl::StatusOr<bool> IsDone(Event event) {
+  const cudaError_t error = cudaEventQuery(NativeEvent(event));
+  if (error == cudaErrorNotReady) return false;
+  if (absl::Status status = ToStatus(error); !status.ok()) return status;
+  return true;
+}
+
+absl::Status WaitFor(Stream stream, Event event) {
+  return ToStatus(cudaStreamWaitEvent(Native(stream), NativeEvent(event), 0));
+}
+
 absl::Status CopyRows(Stream stream,
                       void* to,
                       int64_t to_pitch,

@@ -31,13 +31,13 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
     RETURN_IF_ERROR(
         device::Copy(stream_, hidden_.data(), staged_hidden_.as<float>(), hidden_bytes));
     // The next batch's may come at any time.
-    RETURN_IF_ERROR(device::Synchronize(stream_));
+    RETURN_IF_ERROR(Await());
   }
   const auto run = [&] { return RunLayers(context, *batch, input.on_layer); };
   RETURN_IF_ERROR(batch->shape.has_value() ? graphs_.Run(stream_, *batch->shape, run) : run());
   if (options_.place.is_last_stage()) return absl::OkStatus();
   RETURN_IF_ERROR(device::Copy(stream_, staged_hidden_.as<float>(), hidden_.data(), hidden_bytes));
-  return device::Synchronize(stream_);
+  return Await();
 }
 
 absl::Status DeviceLlama::RunLayers(const ForwardContext& context,
@@ -267,7 +267,7 @@ absl::Status DeviceLlama::ComputeLogits(const ForwardContext& context,
           stream_, logits.data, whole.data, logits.rows * logits.cols * int64_t{sizeof(float)}));
     }
   }
-  RETURN_IF_ERROR(device::Synchronize(stream_));
+  RETURN_IF_ERROR(Await());
   if (!jobs.empty()) sampler_->Take(jobs, results);
   if (num_best == 0) return absl::OkStatus();
   TakeBest(best);
@@ -287,7 +287,7 @@ absl::Status DeviceLlama::Sample(const kernels::MutableMatrix& rows,
                                  .num_rows = static_cast<int32_t>(rows.rows),
                                  .vocab_size = static_cast<int32_t>(rows.cols)},
                                 jobs));
-  RETURN_IF_ERROR(device::Synchronize(stream_));
+  RETURN_IF_ERROR(Await());
   sampler_->Take(jobs, results);
   return absl::OkStatus();
 }

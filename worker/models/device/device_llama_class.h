@@ -18,6 +18,7 @@
 #include "worker/device/device_memory.h"
 #include "worker/models/causal_lm.h"
 #include "worker/models/device/device_linear.h"
+#include "worker/models/device/device_ranks.h"
 #include "worker/models/device/device_sampler.h"
 #include "worker/models/device/exchange.h"
 #include "worker/models/device/step_graphs.h"
@@ -35,8 +36,11 @@ class DeviceLlama final : public CausalLm {
                                                         const ModelOptions& options,
                                                         WeightLoader& loader);
 
-  // A pass may be under way.
-  ~DeviceLlama() override { kernels::device::Synchronize(stream_).IgnoreError(); }
+  // A pass may be under way, or wait for a peer that is gone.
+  ~DeviceLlama() override {
+    ranks_ = nullptr;
+    kernels::device::Synchronize(stream_).IgnoreError();
+  }
   absl::StatusOr<int32_t> RoomForBlocks(const ForwardContext& context) override;
   absl::Status ReserveKvCache(int32_t num_blocks) override;
   absl::Status PrepareBlocks(const ForwardContext& context,
@@ -116,6 +120,10 @@ class DeviceLlama final : public CausalLm {
                            const void* x,
                            bool is_first,  // rank, which adds what there was
                            int32_t rows);
+  // Until all that is enqueued is done.
+  absl::Status Await() {
+    return ranks_ == nullptr ? kernels::device::Synchronize(stream_) : ranks_->Await(stream_);
+  }
   absl::Status Norm(float* x, const DeviceBuffer& weight, int32_t rows, void* out) const;
   // The best of the first rows of logits_, on their way to staged_best_.
   absl::Status FindBest(int32_t num_rows);
@@ -146,6 +154,7 @@ class DeviceLlama final : public CausalLm {
   DeviceMemoryUse use_;  // outlives the buffers
   std::unique_ptr<DeviceStream> stream_owner_;
   kernels::device::Stream stream_ = nullptr;
+  std::unique_ptr<DeviceRanks> ranks_;  // null: one rank, or exchanges through the hosts
 
   std::optional<EmbeddingTable> embedding_;  // first stage
   std::optional<DeviceLinear> head_;         // last stage

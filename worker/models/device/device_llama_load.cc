@@ -34,6 +34,10 @@ absl::StatusOr<std::unique_ptr<CausalLm>> DeviceLlama::Load(const model::GgufFil
   auto llama = std::unique_ptr<DeviceLlama>(new DeviceLlama(config, options, std::move(partition)));
   ASSIGN_OR_RETURN(llama->stream_owner_, DeviceStream::Create());
   llama->stream_ = llama->stream_owner_->get();
+  if (options.replica != nullptr) {
+    ASSIGN_OR_RETURN(llama->ranks_,
+                     DeviceRanks::Form(options.device, options.place, *options.replica));
+  }
   RETURN_IF_ERROR(llama->LoadWeights(loader));
   RETURN_IF_ERROR(llama->AllocateScratch());
   return llama;
@@ -186,14 +190,24 @@ absl::Status DeviceLlama::AllocateScratch() {
   ASSIGN_OR_RETURN(staged_best_, PinnedBuffer::Allocate(best_bytes));
   if (place.tensor_size > 1) {
     RETURN_IF_ERROR(allocate(own_, rows * std::max(q_size(), partition_.inner.size()), dtype()));
-    const int64_t row_bytes =
-        std::max(hidden * int64_t{sizeof(float)},
-                 std::max(heads().query.total(), inner) * kernels::DTypeSize(dtype()));
-    int64_t bytes = rows * row_bytes;
+    const int64_t small = kernels::DTypeSize(dtype());
+    constexpr int64_t kLarge = sizeof(float);
+    const int64_t part = adds_up() ? hidden : partition_.hidden.largest();
+    Exchange::Options options{
+        .matrix_bytes =
+            rows * std::max(hidden * kLarge, std::max(heads().query.total(), inner) * small),
+        .piece_bytes =
+            rows * std::max(part * kLarge,
+                            std::max(heads().query.largest(), partition_.inner.largest()) * small),
+        .nccl = ranks_ == nullptr ? nullptr : ranks_->tensor()};
     if (place.is_last_stage()) {
-      bytes = std::max(bytes, logit_rows * config_.vocab_size * int64_t{sizeof(float)});
+      const Shares& vocabulary = partition_.vocabulary;
+      options.matrix_bytes =
+          std::max(options.matrix_bytes, logit_rows * vocabulary.total() * kLarge);
+      options.piece_bytes =
+          std::max(options.piece_bytes, logit_rows * vocabulary.largest() * kLarge);
     }
-    ASSIGN_OR_RETURN(exchange_, Exchange::Create(stream_, bytes));
+    ASSIGN_OR_RETURN(exchange_, Exchange::Create(stream_, options, use_.workspace));
   }
   const int32_t chunks =
       (options_.max_positions + kernels::kDeviceKvChunk - 1) / kernels::kDeviceKvChunk;
@@ -302,7 +316,7 @@ absl::Status DeviceLlama::RunLargest(const ForwardContext& context) {
     zeros.resize(std::min(rows, kMaxLogitRows));
     RETURN_IF_ERROR(ComputeLogits(context, zeros, {}, {}, {}));
   }
-  return device::Synchronize(stream_);
+  return Await();
 }
 
 absl::Status DeviceLlama::PrepareBlocks(const ForwardContext& context,

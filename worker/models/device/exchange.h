@@ -1,6 +1,6 @@
-// Ranks of a stage exchange device memory through memory of their hosts, with any communicator.
-// Owned by the model; the thread whose device it is. What is enqueued on the stream before a call
-// is waited for.
+// Ranks of a stage exchange device memory: over NCCL, enqueued on the stream, or through memory of
+// their hosts, with any communicator, which waits for what is enqueued before. The bits are the
+// same. Owned by the model; the thread whose device it is.
 #ifndef PACELINE_WORKER_MODELS_DEVICE_EXCHANGE_H_
 #define PACELINE_WORKER_MODELS_DEVICE_EXCHANGE_H_
 
@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "worker/comm/communicator.h"
+#include "worker/comm/nccl_communicator.h"
 #include "worker/device/device_memory.h"
 #include "worker/layers/shares.h"
 
@@ -17,9 +18,16 @@ namespace paceline::worker {
 
 class Exchange {
  public:
-  // `bytes`: of the largest matrix.
+  struct Options {
+    int64_t matrix_bytes = 0;  // of the largest matrix
+    // NCCL's: of the widest part of such a matrix that a rank gives.
+    int64_t piece_bytes = 0;
+    // Of the ranks that share every layer, and outlives the exchange; null: through the hosts.
+    NcclCommunicator* nccl = nullptr;
+  };
   static absl::StatusOr<std::unique_ptr<Exchange>> Create(kernels::device::Stream stream,
-                                                          int64_t bytes);
+                                                          const Options& options,
+                                                          int64_t& workspace_bytes);
 
   // `own`, [rows, shares.size()], of each rank side by side in `all`, [rows, shares.total()].
   absl::Status GatherColumns(Communicator& comm,
@@ -32,11 +40,12 @@ class Exchange {
   absl::Status GatherColumnsInPlace(
       Communicator& comm, const Shares& shares, int64_t rows, int64_t element_bytes, void* all);
   // data[i] becomes the sum of all ranks' data[i], in order of rank.
-  template <typename T>
-  absl::Status Sum(Communicator& comm, T* data, int64_t count);
+  absl::Status Sum(Communicator& comm, float* data, int64_t count);
+  absl::Status Sum(Communicator& comm, int32_t* data, int64_t count);
 
  private:
-  explicit Exchange(kernels::device::Stream stream) : stream_(stream) {}
+  Exchange(kernels::device::Stream stream, const Options& options)
+      : stream_(stream), options_(options) {}
 
   // Rows `from_pitch` bytes apart.
   absl::Status Gather(Communicator& comm,
@@ -46,9 +55,19 @@ class Exchange {
                       const void* from,
                       int64_t from_pitch,
                       void* all);
+  absl::Status GatherByNccl(const Shares& shares,
+                            int64_t rows,
+                            int64_t element_bytes,
+                            const void* from,
+                            int64_t from_pitch,
+                            void* all);
+  template <typename T>
+  absl::Status SumOnHost(Communicator& comm, T* data, int64_t count);
 
   const kernels::device::Stream stream_;
-  PinnedBuffer host_;
+  const Options options_;
+  PinnedBuffer host_;    // through the hosts: [matrix_bytes]
+  DeviceBuffer pieces_;  // over NCCL: [ranks, piece_bytes]
 };
 
 }  // namespace paceline::worker

@@ -1,0 +1,44 @@
+// How the ranks of a replica reach each other's devices: NCCL's groups, where every rank has a
+// device of its own and the library is there. Owned by the model; the thread whose device it is.
+#ifndef PACELINE_WORKER_MODELS_DEVICE_DEVICE_RANKS_H_
+#define PACELINE_WORKER_MODELS_DEVICE_DEVICE_RANKS_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/stream.h"
+#include "worker/comm/communicator.h"
+#include "worker/comm/nccl_communicator.h"
+#include "worker/device/device_memory.h"
+#include "worker/models/partition.h"
+#include "worker/models/registry.h"
+
+namespace paceline::worker {
+
+class DeviceRanks {
+ public:
+  // Called by all ranks of `replica`, which outlives what is made; returns when all have. Null on
+  // all of them when one cannot: ranks then exchange through their hosts' memory. Rank 0 logs which
+  // and why. Errors: the communicators'.
+  static absl::StatusOr<std::unique_ptr<DeviceRanks>> Form(const DevicePlace& device,
+                                                           const RankPlace& place,
+                                                           Communicator& replica);
+
+  // Ranks that share every layer, in order; null: this one alone.
+  NcclCommunicator* tensor() const { return tensor_; }
+
+  // As Synchronize, but ends when a peer does.
+  absl::Status Await(kernels::device::Stream stream);
+
+ private:
+  DeviceRanks(std::shared_ptr<const NcclLibrary> library, Communicator& replica)
+      : session_(std::move(library), replica) {}
+
+  NcclSession session_;
+  NcclCommunicator* tensor_ = nullptr;
+  std::unique_ptr<DeviceEvent> awaited_;
+};
+
+}  // namespace paceline::worker
+
+#endif  // PACELINE_WORKER_MODELS_DEVICE_DEVICE_RANKS_H_
