@@ -1,10 +1,12 @@
 #include "tests/fakes/engine_harness.h"
 
+#include <cstdlib>
 #include <cstring>
 
 #include "model/config/model_config.h"
 #include "proto/support/clock.h"
 #include "proto/support/log.h"
+#include "tests/fakes/early_model.h"
 #include "worker/runner/model_runner.h"
 
 namespace paceline::worker {
@@ -70,6 +72,10 @@ class EngineHarness::Sink final : public FrameSink {
   EngineLoad load;
   int64_t num_frames = 0;
 };
+
+ModelLoader EngineHarness::DefaultLoader() {
+  return std::getenv("PACELINE_TEST_EARLY") == nullptr ? &LoadModel : &LoadEarlyModel;
+}
 
 EngineHarness::EngineHarness(const Options& options)
     : model_bytes_(model::TinyModelBytes(options.model)),

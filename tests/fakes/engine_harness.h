@@ -59,10 +59,14 @@ class EngineHarness final {
     TensorMode tensor_mode = TensorMode::kExact;
     int32_t num_stages = 1;
     // Another kind of device than the CPU, and where.
-    ModelLoader load = &LoadModel;
+    ModelLoader load = DefaultLoader();
     DevicePlace device;
     bool own_devices = false;  // rank r has device r
   };
+
+  // LoadModel, or where PACELINE_TEST_EARLY is set LoadEarlyModel, so that tests can be run with
+  // both.
+  static ModelLoader DefaultLoader();
 
   explicit EngineHarness(const Options& options);
   ~EngineHarness();

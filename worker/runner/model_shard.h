@@ -105,9 +105,9 @@ class ModelShard {
 
   const Options options_;
   std::unique_ptr<kernels::ThreadPool> pool_;
-  std::unique_ptr<CausalLm> model_;
   int32_t num_blocks_ = 0;
   kernels::AttentionWorkspace attention_workspace_;
+  std::unique_ptr<CausalLm> model_;  // after what its passes use: it waits for the last
   std::vector<BestLogit> best_;        // [max_logit_rows]
   std::vector<SampleResult> results_;  // [max_logit_rows]
 };
