@@ -25,6 +25,7 @@ class CausalLm {
     int64_t kv_cache_bytes = 0;  // reserved on this rank
     int32_t max_logit_rows = 0;  // of one ComputeLogits
     bool finds_best = false;     // the best logit of a row costs less than all of them
+    bool moves_hidden = false;   // Forward takes hidden states from the stage before to the next
     bool returns_early = false;  // Forward returns before its work is done
     bool samples = false;        // this is the leader's, and takes jobs
   };
@@ -44,7 +45,7 @@ class CausalLm {
 
   // The hidden states of the first `rows` rows of a batch, [rows, hidden] f32 in host memory: what
   // the last Forward made on all stages but the last, and what the next one starts from on all but
-  // the first.
+  // the first. Not where sizes().moves_hidden.
   virtual kernels::MutableMatrix hidden(int64_t rows) = 0;
 
   // Runs this stage's layers over the batch; the first stage starts with the tokens' embeddings.

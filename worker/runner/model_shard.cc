@@ -107,7 +107,8 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
                                  absl::FunctionRef<void()> on_layer) {
   const RankPlace at = place();
   const kernels::MutableMatrix hidden = model_->hidden(batch.num_rows);
-  if (!at.is_first_stage()) {
+  const bool moves_hidden = model_->sizes().moves_hidden;
+  if (!at.is_first_stage() && !moves_hidden) {
     const TraceSpan span(track(), "receive", {{"rows", batch.num_rows}});
     RETURN_IF_ERROR(options_.group->all->Recv(
         Bytes(hidden), options_.group->RankOf(at.stage - 1, at.tensor_rank)));
@@ -130,7 +131,7 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
            on_layer();
          }}));
   }
-  if (at.is_last_stage()) return absl::OkStatus();
+  if (at.is_last_stage() || moves_hidden) return absl::OkStatus();
   const TraceSpan span(track(), "send", {{"rows", batch.num_rows}});
   return options_.group->all->Send(Bytes(hidden),
                                    options_.group->RankOf(at.stage + 1, at.tensor_rank));

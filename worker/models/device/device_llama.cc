@@ -25,9 +25,14 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
         "forward: ", rows, " rows exceed the ", options_.max_batch_tokens, " that were reserved"));
   }
   RETURN_IF_ERROR(device::UseDevice(options_.device.index));
+  // Upload waits for the last one, and so for peers that came before it.
+  if (ranks_ != nullptr) RETURN_IF_ERROR(ranks_->AwaitMark());
   ASSIGN_OR_RETURN(const DeviceBatch* const batch, inputs_->Upload(stream_, input));
+  if (ranks_ != nullptr) RETURN_IF_ERROR(ranks_->Mark(stream_));
   const int64_t hidden_bytes = rows * config_.hidden_size * static_cast<int64_t>(sizeof(float));
-  if (!options_.place.is_first_stage()) {
+  if (before_ != nullptr) {
+    RETURN_IF_ERROR(before_->Receive(stream_, hidden_.data(), hidden_bytes));
+  } else if (!options_.place.is_first_stage()) {
     RETURN_IF_ERROR(
         device::Copy(stream_, hidden_.data(), staged_hidden_.as<float>(), hidden_bytes));
     // The next batch's may come at any time.
@@ -36,6 +41,7 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
   const auto run = [&] { return RunLayers(context, *batch, input.on_layer); };
   RETURN_IF_ERROR(batch->shape.has_value() ? graphs_.Run(stream_, *batch->shape, run) : run());
   if (options_.place.is_last_stage()) return absl::OkStatus();
+  if (after_ != nullptr) return after_->Send(stream_, hidden_.data(), hidden_bytes);
   RETURN_IF_ERROR(device::Copy(stream_, staged_hidden_.as<float>(), hidden_.data(), hidden_bytes));
   return Await();
 }

@@ -21,6 +21,7 @@
 #include "worker/models/device/device_ranks.h"
 #include "worker/models/device/device_sampler.h"
 #include "worker/models/device/exchange.h"
+#include "worker/models/device/stage_link.h"
 #include "worker/models/device/step_graphs.h"
 #include "worker/models/device/step_inputs.h"
 #include "worker/models/partition.h"
@@ -67,6 +68,7 @@ class DeviceLlama final : public CausalLm {
             .kv_cache_bytes = use_.kv_cache,
             .max_logit_rows = kMaxLogitRows,
             .finds_best = true,
+            .moves_hidden = before_ != nullptr || after_ != nullptr,
             .returns_early = options_.place.num_ranks() == 1,
             .samples = is_leader()};
   }
@@ -168,6 +170,8 @@ class DeviceLlama final : public CausalLm {
 
   std::unique_ptr<StepInputs> inputs_;
   StepGraphs graphs_;
+  std::unique_ptr<StageLink> before_;   // null: the first stage, or hidden states go through hosts
+  std::unique_ptr<StageLink> after_;    // the same of the last stage
   std::unique_ptr<Exchange> exchange_;  // null: one rank has all of a layer
   // Shared by all layers, [max_batch_tokens, …].
   DeviceBuffer hidden_;        // f32

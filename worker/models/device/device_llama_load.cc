@@ -233,8 +233,15 @@ absl::Status DeviceLlama::AllocateScratch() {
         staged_logits_,
         PinnedBuffer::Allocate(logit_rows * config_.vocab_size * int64_t{sizeof(float)}));
   }
-  if (place.num_stages > 1) {
-    ASSIGN_OR_RETURN(staged_hidden_, PinnedBuffer::Allocate(rows * hidden * sizeof(float)));
+  const int64_t hidden_bytes = rows * hidden * int64_t{sizeof(float)};
+  if (ranks_ != nullptr && ranks_->before() != nullptr) {
+    ASSIGN_OR_RETURN(before_, StageLink::Create(*ranks_->before(), hidden_bytes, use_.workspace));
+  }
+  if (ranks_ != nullptr && ranks_->after() != nullptr) {
+    ASSIGN_OR_RETURN(after_, StageLink::Create(*ranks_->after(), hidden_bytes, use_.workspace));
+  }
+  if (place.num_stages > 1 && ranks_ == nullptr) {
+    ASSIGN_OR_RETURN(staged_hidden_, PinnedBuffer::Allocate(hidden_bytes));
     std::memset(staged_hidden_.as<char>(), 0, staged_hidden_.bytes());
   }
   if (is_leader()) {

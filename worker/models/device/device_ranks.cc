@@ -23,6 +23,7 @@ struct Offer {
   int32_t has_nccl = 0;  // the library is there
   int32_t shares = 0;    // it may have a device with others
   NcclUniqueId tensor;   // of the group of its stage, if it is the first there
+  NcclUniqueId after;    // of its group with the stage after, if there is one
 };
 
 // Containers of one host have different names, but the kernel of one.
@@ -82,6 +83,9 @@ absl::StatusOr<std::unique_ptr<DeviceRanks>> DeviceRanks::Form(const DevicePlace
     if (place.tensor_rank == 0) {
       ASSIGN_OR_RETURN(own.tensor, ranks->session_.MakeId());
     }
+    if (!place.is_last_stage()) {
+      ASSIGN_OR_RETURN(own.after, ranks->session_.MakeId());
+    }
   }
   RETURN_IF_ERROR(Exchange(replica, offers));
   const std::string why_not = WhyNot(offers);
@@ -97,7 +101,16 @@ absl::StatusOr<std::unique_ptr<DeviceRanks>> DeviceRanks::Form(const DevicePlace
     ASSIGN_OR_RETURN(ranks->tensor_,
                      ranks->session_.Join(first.tensor, place.tensor_rank, place.tensor_size));
   }
+  // From the first stage on, each waits for the one before.
+  if (!place.is_first_stage()) {
+    const Offer& before = offers[replica.rank() - place.tensor_size];
+    ASSIGN_OR_RETURN(ranks->before_, ranks->session_.Join(before.after, 1, 2));
+  }
+  if (!place.is_last_stage()) {
+    ASSIGN_OR_RETURN(ranks->after_, ranks->session_.Join(own.after, 0, 2));
+  }
   ASSIGN_OR_RETURN(ranks->awaited_, DeviceEvent::Create());
+  ASSIGN_OR_RETURN(ranks->marked_, DeviceEvent::Create());
   if (replica.rank() == 0) spdlog::info("ranks exchange over NCCL {}", (*library)->version);
   return ranks;
 }
@@ -105,6 +118,10 @@ absl::StatusOr<std::unique_ptr<DeviceRanks>> DeviceRanks::Form(const DevicePlace
 absl::Status DeviceRanks::Await(device::Stream stream) {
   RETURN_IF_ERROR(awaited_->Record(stream));
   return session_.Await("step", [this] { return awaited_->IsDone(); });
+}
+
+absl::Status DeviceRanks::AwaitMark() {
+  return session_.Await("step", [this] { return marked_->IsDone(); });
 }
 
 }  // namespace paceline::worker

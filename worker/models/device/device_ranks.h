@@ -26,9 +26,15 @@ class DeviceRanks {
 
   // Ranks that share every layer, in order; null: this one alone.
   NcclCommunicator* tensor() const { return tensor_; }
+  // This rank and the one with its share of the stage before, or after; null: there is none.
+  NcclCommunicator* before() const { return before_; }
+  NcclCommunicator* after() const { return after_; }
 
   // As Synchronize, but ends when a peer does.
   absl::Status Await(kernels::device::Stream stream);
+  // The same of the stream's work before Mark; at once without one.
+  absl::Status Mark(kernels::device::Stream stream) { return marked_->Record(stream); }
+  absl::Status AwaitMark();
 
  private:
   DeviceRanks(std::shared_ptr<const NcclLibrary> library, Communicator& replica)
@@ -36,7 +42,10 @@ class DeviceRanks {
 
   NcclSession session_;
   NcclCommunicator* tensor_ = nullptr;
+  NcclCommunicator* before_ = nullptr;
+  NcclCommunicator* after_ = nullptr;
   std::unique_ptr<DeviceEvent> awaited_;
+  std::unique_ptr<DeviceEvent> marked_;
 };
 
 }  // namespace paceline::worker
