@@ -156,7 +156,8 @@ int RunChat(const ChatOptions& options) {
   const ChatParams params{.model = options.model,
                           .api_key = std::move(api_key),
                           .max_tokens = options.max_tokens,
-                          .temperature = options.temperature};
+                          .temperature = options.temperature,
+                          .min_p = options.min_p};
   if (options.message.empty()) return Converse(**client, options, params);
   std::vector<ChatTurn> turns = Opening(options);
   turns.push_back({"user", options.message});

@@ -21,10 +21,11 @@ struct ChatTurn {
 };
 
 struct ChatParams {
-  std::string model;        // empty: the only one served
-  std::string api_key;      // empty: none
-  int max_tokens = 0;       // 0: the rest of the context
-  double temperature = -1;  // < 0: the server's default
+  std::string model;    // empty: the only one served
+  std::string api_key;  // empty: none
+  int max_tokens = 0;   // 0: the rest of the context
+  double temperature = 0;
+  double min_p = 0;
 };
 
 class ChatClient {

@@ -31,7 +31,8 @@ class GrpcChatClient final : public ChatClient {
       message.set_content(turn.content);
     }
     if (params.max_tokens > 0) request.mutable_sampling()->set_max_tokens(params.max_tokens);
-    if (params.temperature >= 0) request.mutable_sampling()->set_temperature(params.temperature);
+    request.mutable_sampling()->set_temperature(params.temperature);
+    request.mutable_sampling()->set_min_p(params.min_p);
 
     grpc::ClientContext context;
     if (!params.api_key.empty()) {

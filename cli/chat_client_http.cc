@@ -26,7 +26,8 @@ std::string RequestBody(const std::vector<ChatTurn>& turns, const ChatParams& pa
     body["messages"].push_back({{"role", turn.role}, {"content", turn.content}});
   }
   if (params.max_tokens > 0) body["max_tokens"] = params.max_tokens;
-  if (params.temperature >= 0) body["temperature"] = params.temperature;
+  body["temperature"] = params.temperature;
+  body["min_p"] = params.min_p;
   return body.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 

@@ -93,6 +93,13 @@ absl::Status CheckModelPath(const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status CheckModelFile(const std::string& path) {
+  const auto file = model::GgufFile::Open(path);
+  if (!file.ok()) return InFile(path, file.status());
+  const auto config = model::ModelConfigFromGguf(**file);
+  return config.ok() ? absl::OkStatus() : InFile(path, config.status());
+}
+
 absl::Status CheckEngineOptions(const EngineOptions& options) {
   RETURN_IF_ERROR(CheckModelPath(options.model));
   if (options.max_num_batched_tokens < options.max_num_seqs) {

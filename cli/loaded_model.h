@@ -78,7 +78,12 @@ std::string NumericsOf(std::string_view model_digest,
 // Refuses no path, hf:// and directories. InvalidArgument.
 absl::Status CheckModelPath(const std::string& path);
 
-// The same, and options that contradict each other. InvalidArgument.
+// Refuses a file that is not there, broken, or of a model that nothing here runs: so much is known
+// without its weights.
+absl::Status CheckModelFile(const std::string& path);
+
+// Refuses such paths as CheckModelPath does, and options that contradict each other.
+// InvalidArgument.
 absl::Status CheckEngineOptions(const EngineOptions& options);
 
 }  // namespace paceline::cli

@@ -16,19 +16,23 @@ namespace paceline::cli {
 
 namespace {
 
+// Not CLI::Range, which lets NaN through.
+CLI::Validator UpTo(double most) {
+  return {[most](std::string& text) {
+            double value = 0;
+            const bool is_good = absl::SimpleAtod(text, &value) && value >= 0 && value <= most;
+            return is_good ? std::string() : absl::StrCat("not within 0 to ", most, ": ", text);
+          },
+          absl::StrCat("FLOAT in [0 - ", most, "]")};
+}
+
 void AddSampling(CLI::App& command, int32_t& max_tokens, double& temperature) {
   command.add_option("--max-tokens", max_tokens, "Tokens to generate at most")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str();
-  // Not CLI::Range, which lets NaN through.
-  const CLI::Validator range(
-      [](std::string& text) {
-        double value = 0;
-        const bool is_good = absl::SimpleAtod(text, &value) && value >= 0 && value <= 100;
-        return is_good ? std::string() : absl::StrCat("not within 0 to 100: ", text);
-      },
-      "FLOAT in [0 - 100]");
-  command.add_option("--temperature", temperature, "0 is greedy")->check(range);
+  command.add_option("--temperature", temperature, "0 is greedy")
+      ->check(UpTo(100))
+      ->capture_default_str();
 }
 
 // -tp and -pp, as other engines spell them: more than one letter behind one dash.
@@ -95,6 +99,11 @@ int Main(int argc, char** argv) {
   chat_command->add_option("--api-key-file", chat.api_key_file, "File whose first key is used");
   AddClientTlsOptions(*chat_command, chat.tls, chat.tls_server_name);
   AddSampling(*chat_command, chat.max_tokens, chat.temperature);
+  chat_command
+      ->add_option(
+          "--min-p", chat.min_p, "Never tokens less likely than this share of the likeliest")
+      ->check(UpTo(1))
+      ->capture_default_str();
 
   HealthOptions health;
   CLI::App* health_command =

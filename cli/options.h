@@ -136,7 +136,8 @@ struct ChatOptions {
   TlsOptions tls;
   std::string tls_server_name;  // empty: the URL's host
   int32_t max_tokens = 0;       // 0: the rest of the context
-  double temperature = -1;      // < 0: the server's default
+  double temperature = 0.8;
+  double min_p = 0.05;
 };
 
 struct HealthOptions {

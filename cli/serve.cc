@@ -85,6 +85,7 @@ void PrintWelcome(const RouterOptions& options, const RouterServers& servers, in
 
 absl::Status Run(const ServeOptions& options, const LogOptions& log) {
   RETURN_IF_ERROR(CheckEngineOptions(options.worker.engine));
+  RETURN_IF_ERROR(CheckModelFile(options.worker.engine.model));
   const int64_t start = SteadyClock::Get().NowMs();
   RouterOptions router = options.router;
   router.vllm_metrics = options.worker.vllm_metrics;

@@ -1,6 +1,8 @@
 """The command: exit status 0 done, 1 failed, 2 wrong usage or configuration; the message names what is
 wrong; stdout carries results only."""
 
+import concurrent.futures
+import http.server
 import json
 import os
 import re
@@ -9,8 +11,10 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 
+import grpc
 import pytest
 
 from support import cluster as command
@@ -133,6 +137,16 @@ class TestAddresses:
         assert result.returncode != 0 and result.returncode > 0
         assert f"127.0.0.1:{port}" in result.stderr.decode()
         # run() returns when the pipe to stderr is closed, which workers would hold open.
+
+    def test_a_model_that_cannot_be_used_is_named_before_a_port_in_use(self, tmp_path):
+        broken = tmp_path / "broken.gguf"
+        broken.write_bytes(b"GGUF\3\0\0\0")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            for model in (broken, tmp_path / "absent.gguf"):
+                refused(run("serve", model, "--port", taken.getsockname()[1], "--grpc-port", 0,
+                            "--operator-port", 0), 2, str(model))
 
     def test_worker_port_in_use(self):
         with socket.socket() as taken:
@@ -357,6 +371,37 @@ class TestChat:
         grpc = run("chat", f"grpc://{cluster.grpc_address}", *question)
         assert http.returncode == grpc.returncode == 0
         assert http.stdout == grpc.stdout and b"4" in http.stdout
+
+    @pytest.mark.parametrize("given, sent", [((), (0.8, 0.05)), (("--temperature", 0), (0, 0.05)),
+                                             (("--temperature", 1, "--min-p", 0), (1, 0))])
+    def test_how_it_samples(self, pb, given, sent):
+        seen = []
+
+        class Http(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):  # noqa: N802, the library's name
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                seen.append((body["temperature"], body["min_p"]))
+                self.send_error(503)
+
+            def log_message(self, *args):
+                pass
+
+        class Grpc(pb.services.InferenceServicer):
+            def ChatStream(self, request, context):  # noqa: N802, as in the schema
+                seen.append((request.sampling.temperature, request.sampling.min_p))
+                yield pb.ChatChunk(content_delta="hi")
+
+        over_http = http.server.HTTPServer(("127.0.0.1", 0), Http)
+        threading.Thread(target=over_http.handle_request, daemon=True).start()
+        over_grpc = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+        pb.services.add_InferenceServicer_to_server(Grpc(), over_grpc)
+        port = over_grpc.add_insecure_port("127.0.0.1:0")
+        over_grpc.start()
+        run("chat", f"http://127.0.0.1:{over_http.server_port}", "-m", "x", *given)
+        assert run("chat", f"grpc://127.0.0.1:{port}", "-m", "x", *given).stdout == b"hi\n"
+        over_grpc.stop(None)
+        over_http.server_close()
+        assert seen == [pytest.approx(sent)] * 2
 
     def test_a_conversation_on_standard_input(self, cluster):
         stdin = b"My name is Zebedee. Please remember it.\nWhat is my name?\n/reset\nWhat is 2+2?\n"

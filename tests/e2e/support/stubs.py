@@ -8,7 +8,7 @@ from support.cluster import ROOT
 
 
 def make_stubs(folder):
-    """The messages' module, InferenceStub included. `folder`: an empty one, for the generated code."""
+    """The messages' module, InferenceStub and, as `services`, its gRPC module included. `folder`: an empty one, for the generated code."""
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={folder}",
          f"--grpc_python_out={folder}", "proto/paceline/v1/inference.proto"], check=True)
@@ -16,4 +16,5 @@ def make_stubs(folder):
     messages = importlib.import_module("proto.paceline.v1.inference_pb2")
     services = importlib.import_module("proto.paceline.v1.inference_pb2_grpc")
     messages.InferenceStub = services.InferenceStub
+    messages.services = services
     return messages
