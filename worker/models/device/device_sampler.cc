@@ -110,7 +110,7 @@ absl::Status DeviceSampler::Run(device::Stream stream,
       parameters_.AddSample(job, row, logits.vocab_size);
     } else {
       parameters_.targets.push_back(job.prompt_target);
-      parameters_.AddLogprobs(row, job.request->sampling.prompt_logprobs);
+      parameters_.logprob_rows.push_back({row, job.request->sampling.prompt_logprobs});
     }
   }
   RETURN_IF_ERROR(Upload(stream));

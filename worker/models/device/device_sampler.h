@@ -46,7 +46,6 @@ class DeviceSampler {
     void Clear();
     void AddSample(const SampleJob& job, int32_t row, int32_t vocab_size);
     void AddEdits(const SampleJob& job, int32_t row, int32_t vocab_size);
-    void AddLogprobs(int32_t row, int32_t num_top) { logprob_rows.push_back({row, num_top}); }
     int32_t MaxTop() const;
   };
   // The same on the device.
@@ -72,8 +71,8 @@ class DeviceSampler {
   // One a row, on the device and where the host reads them.
   DeviceBuffer best_;
   DeviceBuffer tokens_;
-  DeviceBuffer
-      logprobs_;  // f32 of the token, its rank, then [max_rows, kMaxTop] ids and as many f32
+  // Of the rows that ask for them: [n] f32 of tokens, [n] ranks, [n, max_top] ids, as many f32.
+  DeviceBuffer logprobs_;
   PinnedBuffer found_best_;
   PinnedBuffer found_tokens_;
   PinnedBuffer found_logprobs_;
