@@ -1,4 +1,5 @@
-// Bound by reading the logits once.
+// The best token of a row, bound by reading the logits once; and the tokens that were chosen as the
+// next step's ids.
 #include "absl/strings/str_cat.h"
 #include "kernels/sampling/select_tokens.cuh"
 
@@ -21,7 +22,32 @@ __global__ void ArgMaxKernel(DeviceLogits logits, DeviceBestLogit* best) {
                .all_finite = num_not_finite == 0 ? 1 : 0};
 }
 
+constexpr int32_t kTakeThreads = 128;
+
+__global__ void TakeChosenKernel(DeviceChosenTokens chosen,
+                                 const int32_t* rows,
+                                 int32_t count,
+                                 int32_t* ids) {
+  const int64_t i = int64_t{device::BlockPosition().x} * kTakeThreads + device::ThreadPosition().x;
+  if (i >= count) return;
+  const int32_t row = rows[i];
+  ids[i] = row < chosen.num_best ? chosen.best[row].id : chosen.tokens[row - chosen.num_best];
+}
+
 }  // namespace
+
+absl::Status DeviceTakeChosen(device::Stream stream,
+                              const DeviceChosenTokens& chosen,
+                              const int32_t* rows,
+                              int32_t count,
+                              int32_t* ids) {
+  if (count < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("DeviceTakeChosen: count ", count));
+  }
+  const int32_t blocks = (count + kTakeThreads - 1) / kTakeThreads;
+  return device::Launch(
+      stream, {blocks}, {kTakeThreads}, 0, TakeChosenKernel, chosen, rows, count, ids);
+}
 
 absl::Status DeviceArgMax(device::Stream stream,
                           const DeviceLogits& logits,

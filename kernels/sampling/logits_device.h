@@ -34,6 +34,21 @@ absl::Status DeviceArgMax(device::Stream stream,
                           const DeviceLogits& logits,
                           DeviceBestLogit* best);  // [num_rows]
 
+// Which token each row of logits was given: the best one for the first num_best rows, tokens[row -
+// num_best] for the others.
+struct DeviceChosenTokens {
+  const DeviceBestLogit* best;
+  int32_t num_best;
+  const int32_t* tokens;
+};
+
+// ids[i] = the token of row rows[i]. Whoever has none gets -1.
+absl::Status DeviceTakeChosen(device::Stream stream,
+                              const DeviceChosenTokens& chosen,
+                              const int32_t* rows,  // [count]
+                              int32_t count,
+                              int32_t* ids);  // [count]
+
 // ---- What requests change in their rows
 
 enum class LogitEditKind : int32_t {

@@ -3,6 +3,7 @@
 #ifndef PACELINE_TESTS_FAKES_EARLY_MODEL_H_
 #define PACELINE_TESTS_FAKES_EARLY_MODEL_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "worker/models/registry.h"
@@ -14,6 +15,9 @@ absl::StatusOr<std::unique_ptr<CausalLm>> LoadEarlyModel(const model::GgufFile& 
                                                          const model::ModelConfig& config,
                                                          const ModelOptions& options,
                                                          WeightLoader& loader);
+
+// How often any of them ran a pass for tokens that were not known when it was started.
+int64_t NumPassesAhead();
 
 }  // namespace paceline::worker
 

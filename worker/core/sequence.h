@@ -48,6 +48,7 @@ struct Sequence {
   State state = State::kWaiting;
   Pending pending = Pending::kNone;
   bool in_batch = false;  // in a batch that Next returned and Commit has not seen
+  bool in_next = false;   // in the batch after it, too (Scheduler::NextAhead)
 
   // ---- When to stop; from the request and the model, so that a decode reads nothing else.
   bool ignore_eos = false;

@@ -25,6 +25,7 @@ KvCache::Options CacheOptions(const Engine::Options& options, int32_t num_blocks
 Scheduler::Options SchedulerOptions(const Engine::Options& options, const ModelRunner& runner) {
   Scheduler::Options scheduler = options.scheduler;
   scheduler.max_open_batches = runner.depth();
+  scheduler.runs_ahead = runner.returns_early();
   return scheduler;
 }
 
@@ -114,13 +115,15 @@ void Engine::Loop() {
     Step();
     Progress();
   }
+  // What is under way reads sequences, which go before the runner does.
+  if (runner_->returns_early() && !open_steps_.empty()) runner_->Collect(outcome_);
 }
 
 bool Engine::TakeInbox() {
   taken_.clear();
   {
     std::unique_lock lock(mutex_);
-    if (!scheduler_.has_runnable()) {
+    if (!scheduler_.has_runnable() && open_steps_.empty()) {
       const int64_t beat_due = last_beat_ns_ + options_.beat_interval_ms * 1'000'000;
       const int64_t due = std::min(beat_due, scheduler_.next_deadline_ns());
       const int64_t wait_ns = std::max<int64_t>(0, due - clock_.NowNs());
@@ -215,20 +218,36 @@ void Engine::Step() {
 
 void Engine::StartBatches() {
   while (runner_->num_in_flight() < runner_->depth()) {
-    OpenStep step{.start_ns = clock_.NowNs()};
+    const int64_t start_ns = clock_.NowNs();
+    const Batch* batch = nullptr;
     {
       const TraceSpan span(track_, "schedule");
-      step.batch = &scheduler_.Next(step.start_ns);
+      batch = &scheduler_.Next(start_ns);
     }
-    if (step.batch->empty()) return;
-    step.planned_ns = clock_.NowNs();
-    runner_->Submit(*step.batch, [this] { Progress(); });
-    open_steps_.push_back(step);
+    if (batch->empty()) return;
+    Start(*batch, start_ns);
   }
+}
+
+void Engine::StartAhead() {
+  if (!runner_->can_run_ahead()) return;
+  const int64_t start_ns = clock_.NowNs();
+  const Batch* batch = nullptr;
+  {
+    const TraceSpan span(track_, "schedule");
+    batch = &scheduler_.NextAhead(start_ns);
+  }
+  if (!batch->empty()) Start(*batch, start_ns);
+}
+
+void Engine::Start(const Batch& batch, int64_t start_ns) {
+  open_steps_.push_back({.batch = &batch, .start_ns = start_ns, .planned_ns = clock_.NowNs()});
+  runner_->Submit(batch, [this] { Progress(); });
 }
 
 bool Engine::RunBatch(TraceSpan& step) {
   StartBatches();
+  StartAhead();
   if (open_steps_.empty()) return false;
   const OpenStep open = open_steps_.front();
   open_steps_.pop_front();
@@ -248,11 +267,15 @@ bool Engine::RunBatch(TraceSpan& step) {
                         .numeric_error = choice.result.numeric_error,
                         .no_candidate = choice.result.no_candidate});
   }
-  PublishStep(open, ran);
+  PublishStep(*open.batch, std::max(open.start_ns, last_ran_ns_), ran);
+  last_ran_ns_ = ran;
   if (track_ != nullptr) DescribeStep(*open.batch, step);
   scheduler_.Commit(sampled_, ran);
   const int64_t committed = clock_.NowNs();
-  if (runner_->returns_early()) StartNext();
+  if (runner_->returns_early()) {
+    runner_->Settle(scheduler_.dropped());
+    StartNext();
+  }
   const int64_t started = clock_.NowNs();
   ReportChoices(ran);
   metrics_.schedule_seconds->Observe(

@@ -133,6 +133,8 @@ class Engine {
   // nothing to run.
   bool RunBatch(TraceSpan& step);
   void StartBatches();
+  // One that follows the one under way without knowing its tokens.
+  void StartAhead();
   // The device works while the last step's results are sent.
   void StartNext();
   void ReportChoices(int64_t now_ns);
@@ -146,7 +148,9 @@ class Engine {
     int64_t start_ns = 0;
     int64_t planned_ns = 0;
   };
-  void PublishStep(const OpenStep& step, int64_t ran_ns);
+  void Start(const Batch& batch, int64_t start_ns);
+  // It ran from `start_ns` to `ran_ns`.
+  void PublishStep(const Batch& batch, int64_t start_ns, int64_t ran_ns);
   void DescribeStep(const Batch& batch, TraceSpan& step) const;
   void PublishLoad();
   void PublishRanks();
@@ -168,6 +172,7 @@ class Engine {
   KvCache cache_;
   Scheduler scheduler_;
   std::deque<OpenStep> open_steps_;
+  int64_t last_ran_ns_ = 0;  // when the last step was over
   StepOutcome outcome_;
   std::vector<Sampled> sampled_;
   std::vector<Finished> finished_;

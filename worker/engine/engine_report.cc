@@ -21,14 +21,13 @@ int32_t NumDecodes(const Batch& batch) {
 
 }  // namespace
 
-void Engine::PublishStep(const OpenStep& step, int64_t ran_ns) {
-  const Batch& batch = *step.batch;
+void Engine::PublishStep(const Batch& batch, int64_t start_ns, int64_t ran_ns) {
   const int32_t decodes = NumDecodes(batch);
   metrics_.steps->Increment();
   metrics_.decode_tokens->Increment(decodes);
   metrics_.prefill_tokens->Increment(batch.num_tokens - decodes);
   (decodes == batch.num_tokens ? metrics_.decode_step_seconds : metrics_.prefill_step_seconds)
-      ->Observe(Seconds(ran_ns - step.start_ns));
+      ->Observe(Seconds(ran_ns - start_ns));
   metrics_.vllm_iteration_tokens->Observe(batch.num_tokens);
 }
 

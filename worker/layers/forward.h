@@ -20,6 +20,9 @@ namespace paceline::worker {
 // cache slot slots[i]. Rows of one sequence are adjacent and in order.
 struct ForwardInput {
   absl::Span<const int32_t> token_ids;  // [num_tokens]
+  // [num_tokens], or empty. The tokens are not known yet: row i's is what row token_rows[i] of the
+  // last StartLogits is given; token_ids says nothing. Only where CausalLm::Sizes::returns_early.
+  absl::Span<const int32_t> token_rows;
   absl::Span<const int32_t> positions;  // [num_tokens]
   absl::Span<const int32_t> slots;      // [num_tokens]
   absl::Span<const kernels::SequenceView> sequences;

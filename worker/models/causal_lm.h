@@ -26,8 +26,10 @@ class CausalLm {
     int32_t max_logit_rows = 0;  // of one ComputeLogits
     bool finds_best = false;     // the best logit of a row costs less than all of them
     bool moves_hidden = false;   // Forward takes hidden states from the stage before to the next
-    bool returns_early = false;  // Forward returns before its work is done
-    bool samples = false;        // this is the leader's, and takes jobs
+    // Forward and StartLogits return before their work is done, and Forward may be told where its
+    // tokens will be (ForwardInput::token_rows).
+    bool returns_early = false;
+    bool samples = false;  // this is the leader's, and takes jobs
   };
 
   virtual ~CausalLm() = default;
@@ -64,7 +66,22 @@ class CausalLm {
                                      absl::Span<BestLogit> best,
                                      absl::Span<const SampleJob> jobs,
                                      absl::Span<SampleResult> results) = 0;
-  // The same for rows that another stage computed, [jobs.size(), vocab] of logits(); on the leader.
+  // The same in two, where sizes().returns_early: asked for, with `num_best` rows of which the best
+  // is wanted, and waited for, whatever has been started since. One is under way at most, and jobs
+  // and what they point to stay as they are meanwhile.
+  virtual absl::Status StartLogits(const ForwardContext& context,
+                                   absl::Span<const int32_t> rows,
+                                   int32_t num_best,
+                                   absl::Span<const SampleJob> jobs) {
+    return absl::UnimplementedError("StartLogits");
+  }
+  virtual absl::Status FinishLogits(absl::Span<BestLogit> best,
+                                    absl::Span<const SampleJob> jobs,
+                                    absl::Span<SampleResult> results) {
+    return absl::UnimplementedError("FinishLogits");
+  }
+  // ComputeLogits for rows that another stage computed, [jobs.size(), vocab] of logits(); on the
+  // leader.
   virtual absl::Status Sample(const kernels::MutableMatrix& rows,
                               absl::Span<const SampleJob> jobs,
                               absl::Span<SampleResult> results) = 0;

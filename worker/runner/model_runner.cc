@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "proto/support/log.h"
 #include "proto/support/status_macros.h"
@@ -53,6 +54,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const model::Gg
   const int32_t depth = group == nullptr ? 1 : group->place.num_stages;
   auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(options, depth));
   ASSIGN_OR_RETURN(runner->shard_, ModelShard::Create(file, config, options.shard));
+  if (runner->returns_early()) runner->flights_.resize(depth + 1);
   return runner;
 }
 
@@ -62,19 +64,69 @@ ModelRunner::~ModelRunner() {
 }
 
 void ModelRunner::Submit(const Batch& batch, absl::FunctionRef<void()> on_layer) {
-  PACELINE_CHECK(num_in_flight_ < depth(), "as many steps as stages");
-  Flight& flight = flights_[(first_flight_ + num_in_flight_) % depth()];
+  const bool is_ahead = num_in_flight_ == depth();
+  PACELINE_CHECK(!is_ahead || can_run_ahead(), "as many steps as stages");
+  Flight& flight = flights_[(first_flight_ + num_in_flight_) % flights_.size()];
   ++num_in_flight_;
   RankGroup* const group = options_.shard.group;
   const WorkScope scope(group, work_);
   {
     const TraceSpan span(shard_->track(), "prepare");
     MakePlan(batch, flight);
+    if (is_ahead) FindTokenRows(batch, flights_[first_flight_], flight);
     if (group != nullptr && group->all != nullptr) DieUnlessOk(sender_.Send(*group, flight.plan));
     DieUnlessOk(shard_->PrepareBlocks(flight.plan));
   }
   for (const MicroBatch& micro : flight.plan.micro_batches) {
     DieUnlessOk(shard_->Forward(flight.plan, micro, on_layer));
+  }
+  if (returns_early() && !is_ahead) Ask(flight);
+}
+
+void ModelRunner::FindTokenRows(const Batch& batch, const Flight& before, Flight& flight) {
+  absl::flat_hash_map<const Sequence*, int32_t> rows;
+  for (size_t i = 0; i < before.jobs.size(); ++i) {
+    if (before.jobs[i].prompt_target < 0) rows[before.jobs[i].sequence] = static_cast<int32_t>(i);
+  }
+  for (const BatchEntry& entry : batch.entries) {
+    flight.plan.token_rows.push_back(rows.at(entry.sequence));
+  }
+}
+
+void ModelRunner::Settle(absl::Span<Sequence* const> dropped) {
+  if (num_in_flight_ == 0) return;
+  Flight& flight = flights_[first_flight_];
+  MicroBatch& micro = flight.plan.micro_batches.front();
+  for (const Sequence* sequence : dropped) {
+    const auto job = std::find_if(flight.jobs.begin(), flight.jobs.end(), [&](const LogitsJob& j) {
+      return j.sequence == sequence;
+    });
+    flight.outcome.choices[job->slot].sequence = nullptr;
+    micro.num_best -= job->only_best ? 1 : 0;
+    --micro.num_logits;
+    flight.plan.logit_rows.erase(flight.plan.logit_rows.begin() + (job - flight.jobs.begin()));
+    flight.jobs.erase(job);
+  }
+  Ask(flight);
+}
+
+void ModelRunner::Ask(Flight& flight) {
+  const MicroBatch& micro = flight.plan.micro_batches.front();
+  if (micro.num_logits == 0 || micro.num_logits > shard_->max_logit_rows()) return;
+  for (int32_t i = micro.num_best; i < micro.num_logits; ++i) {
+    flight.questions.push_back(QuestionOf(flight.jobs[i]));
+  }
+  DieUnlessOk(shard_->StartLogits(flight.plan, flight.questions));
+  flight.is_asked = true;
+}
+
+void ModelRunner::FinishAsked(Flight& flight) {
+  absl::StatusOr<ModelShard::LogitRows> rows = shard_->FinishLogits(flight.plan, flight.questions);
+  DieUnlessOk(rows.status());
+  const size_t num_best = rows->best.size();
+  for (size_t i = 0; i < num_best; ++i) FinishJob(flight.jobs[i], rows->best[i], flight.outcome);
+  for (size_t i = num_best; i < flight.jobs.size(); ++i) {
+    FinishJob(flight.jobs[i], std::move(rows->results[i - num_best]), flight.outcome);
   }
 }
 
@@ -83,9 +135,15 @@ void ModelRunner::Collect(StepOutcome& outcome) {
   const WorkScope scope(options_.shard.group, work_);
   ++work_.steps;
   Flight& flight = flights_[first_flight_];
-  for (const MicroBatch& micro : flight.plan.micro_batches) RunLogits(micro, flight);
+  if (flight.is_asked) {
+    FinishAsked(flight);
+  } else {
+    for (const MicroBatch& micro : flight.plan.micro_batches) RunLogits(micro, flight);
+  }
+  std::erase_if(flight.outcome.choices,
+                [](const StepOutcome::Choice& choice) { return choice.sequence == nullptr; });
   std::swap(outcome, flight.outcome);
-  first_flight_ = (first_flight_ + 1) % depth();
+  first_flight_ = (first_flight_ + 1) % static_cast<int32_t>(flights_.size());
   --num_in_flight_;
 }
 
@@ -105,6 +163,8 @@ void ModelRunner::MakePlan(const Batch& batch, Flight& flight) const {
   flight.jobs.clear();
   flight.outcome.choices.clear();
   flight.outcome.prompt_parts.clear();
+  flight.is_asked = false;
+  flight.questions.clear();
   plan.zero_blocks.assign(batch.zero_blocks.begin(), batch.zero_blocks.end());
   for (const BlockCopy& copy : batch.copies) {
     plan.copies.push_back({.from = copy.source, .to = copy.destination});
@@ -135,7 +195,7 @@ void ModelRunner::AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& f
                               .block_table = table});
     plan.keys.push_back(reinterpret_cast<uintptr_t>(&sequence));
     for (int32_t i = position; i < position + count; ++i) {
-      plan.AddRow(sequence.token_ids[i], i, table);
+      plan.AddRow(i < sequence.num_tokens() ? sequence.token_ids[i] : 0, i, table);
     }
     micro.num_rows += count;
     ++micro.num_sequences;
@@ -145,11 +205,12 @@ void ModelRunner::AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& f
   StepOutcome& outcome = flight.outcome;
   for (Sequence* sampler : entry.samplers) {
     StateOf(*sampler);  // made here, on one thread
-    AddJob({.row = plan.micro_batches.back().num_rows - 1,
-            .sequence = sampler,
-            .slot = static_cast<int32_t>(outcome.choices.size()),
-            .only_best = TakesTheBest(sampler->request->sampling, sampler->num_output_tokens())},
-           flight);
+    AddJob(
+        {.row = plan.micro_batches.back().num_rows - 1,
+         .sequence = sampler,
+         .slot = static_cast<int32_t>(outcome.choices.size()),
+         .only_best = TakesTheBest(sampler->request->sampling, end - sampler->num_prompt_tokens)},
+        flight);
     outcome.choices.push_back({.sequence = sampler});
   }
 }

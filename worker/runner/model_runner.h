@@ -53,15 +53,21 @@ class ModelRunner {
   ~ModelRunner();
 
   // Steps that may be under way at once: one for each pipeline stage.
-  int32_t depth() const { return static_cast<int32_t>(flights_.size()); }
+  int32_t depth() const { return depth_; }
   int32_t num_in_flight() const { return num_in_flight_; }
   // Submit returns before the step's work is done: the caller may do something else meanwhile.
   bool returns_early() const { return shard_->returns_early(); }
+  // Whether a step more may be submitted, of Scheduler::NextAhead.
+  bool can_run_ahead() const { return num_in_flight_ == 1 && flights_[first_flight_].is_asked; }
 
   // Starts a step: computes this stage's layers and leaves the rest to the others. `on_layer` is
-  // called between layers. The batch's sequences must stay as they are until its Collect.
-  // REQUIRES: num_in_flight() < depth().
+  // called between layers. The batch's sequences must stay as they are until its Collect, but for
+  // the tokens that a step ahead waits for.
+  // REQUIRES: num_in_flight() < depth() or can_run_ahead().
   void Submit(const Batch& batch, absl::FunctionRef<void()> on_layer);
+  // After the Commit of the step before one ahead: its sequences have their tokens, and those
+  // `dropped` take no part any more. Nothing happens when no step is under way.
+  void Settle(absl::Span<Sequence* const> dropped);
   // Ends the oldest step under way. REQUIRES: there is one.
   void Collect(StepOutcome& outcome);
   // Both die on a broken invariant (shapes, ids) and when another rank is lost, which they name.
@@ -90,11 +96,18 @@ class ModelRunner {
     StepPlan plan;
     std::vector<LogitsJob> jobs;  // one a logit row of the plan
     StepOutcome outcome;
+    bool is_asked = false;             // its logits were started
+    std::vector<SampleJob> questions;  // then
   };
 
-  ModelRunner(const Options& options, int32_t depth) : options_(options), flights_(depth) {}
+  ModelRunner(const Options& options, int32_t depth)
+      : options_(options), depth_(depth), flights_(depth) {}
 
   void MakePlan(const Batch& batch, Flight& flight) const;
+  // Where its tokens will be: in the rows of `before`.
+  static void FindTokenRows(const Batch& batch, const Flight& before, Flight& flight);
+  void Ask(Flight& flight);
+  void FinishAsked(Flight& flight);
   static void AddEntry(const BatchEntry& entry, int32_t most_rows, Flight& flight);
   static void AddPromptJobs(const BatchEntry& entry,
                             int32_t first_position,
@@ -116,7 +129,8 @@ class ModelRunner {
   RankWork work_;
   std::vector<SampleJob> questions_;  // of one ModelShard::Logits
 
-  std::vector<Flight> flights_;  // [depth], a ring
+  const int32_t depth_;
+  std::vector<Flight> flights_;  // a ring: one for each step under way, and one ahead
   int32_t first_flight_ = 0;
   int32_t num_in_flight_ = 0;
 };

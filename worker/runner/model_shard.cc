@@ -122,6 +122,7 @@ absl::Status ModelShard::Forward(const StepPlan& plan,
     RETURN_IF_ERROR(model_->Forward(
         context(),
         {.token_ids = rows(plan.token_ids),
+         .token_rows = plan.token_rows,
          .positions = rows(plan.positions),
          .slots = rows(plan.slots),
          .sequences =
@@ -176,6 +177,22 @@ absl::StatusOr<ModelShard::LogitRows> ModelShard::Logits(const StepPlan& plan,
     }
   }
   return LogitRows{best, results, logits};
+}
+
+absl::Status ModelShard::StartLogits(const StepPlan& plan, absl::Span<const SampleJob> jobs) {
+  const TraceSpan span(track(), "start logits");
+  return model_->StartLogits(context(), plan.logit_rows, plan.micro_batches.front().num_best, jobs);
+}
+
+absl::StatusOr<ModelShard::LogitRows> ModelShard::FinishLogits(const StepPlan& plan,
+                                                               absl::Span<const SampleJob> jobs) {
+  const TraceSpan span(track(), "logits", {{"rows", static_cast<int64_t>(plan.logit_rows.size())}});
+  const absl::Span<BestLogit> best =
+      absl::MakeSpan(best_).first(plan.micro_batches.front().num_best);
+  const absl::Span<SampleResult> results = absl::MakeSpan(results_).first(jobs.size());
+  const AtWork at_work(pulse());
+  RETURN_IF_ERROR(model_->FinishLogits(best, jobs, results));
+  return LogitRows{best, results, {}};
 }
 
 namespace {

@@ -77,6 +77,11 @@ class ModelShard {
                                    int32_t count,
                                    absl::Span<const SampleJob> jobs);
 
+  // Logits in two, where returns_early(): of all logit rows of the plan's only micro-batch. Jobs
+  // stay as they are until FinishLogits.
+  absl::Status StartLogits(const StepPlan& plan, absl::Span<const SampleJob> jobs);
+  absl::StatusOr<LogitRows> FinishLogits(const StepPlan& plan, absl::Span<const SampleJob> jobs);
+
   kernels::ThreadPool& pool() { return *pool_; }
   int32_t num_blocks() const { return num_blocks_; }
   int32_t vocab_size() const { return model_->sizes().vocab_size; }
@@ -107,7 +112,7 @@ class ModelShard {
   std::unique_ptr<kernels::ThreadPool> pool_;
   int32_t num_blocks_ = 0;
   kernels::AttentionWorkspace attention_workspace_;
-  std::unique_ptr<CausalLm> model_;  // after what its passes use: it waits for the last
+  std::unique_ptr<CausalLm> model_;    // after what its passes use: it waits for the last
   std::vector<BestLogit> best_;        // [max_logit_rows]
   std::vector<SampleResult> results_;  // [max_logit_rows]
 };

@@ -45,6 +45,7 @@ void Append(std::vector<int32_t>& to, absl::Span<const int32_t> what) {
 void StepPlan::Clear() {
   micro_batches.clear();
   token_ids.clear();
+  token_rows.clear();
   positions.clear();
   slots.clear();
   sequences.clear();

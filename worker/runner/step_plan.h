@@ -32,6 +32,7 @@ struct StepPlan {
   std::vector<MicroBatch> micro_batches;  // one after the other
   // Rows, [num_rows].
   std::vector<int32_t> token_ids;
+  std::vector<int32_t> token_rows;  // of a step ahead, of one rank: ForwardInput's; else empty
   std::vector<int32_t> positions;
   std::vector<int32_t> slots;
   // Of each micro-batch in turn; rows count from its first one.

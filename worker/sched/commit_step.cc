@@ -1,5 +1,6 @@
 // Scheduler::Commit: what the step's results change.
 #include <algorithm>
+#include <utility>
 
 #include "proto/support/log.h"
 #include "worker/sched/request_group.h"
@@ -27,8 +28,9 @@ void Scheduler::Commit(absl::Span<const Sampled> sampled, int64_t now_ns) {
   Batch& batch = batches_[first_open_];
   PACELINE_CHECK(static_cast<int32_t>(sampled.size()) == batch.num_samplers,
                  "one result per sampler");
-  first_open_ = (first_open_ + 1) % options_.max_open_batches;
+  first_open_ = (first_open_ + 1) % static_cast<int32_t>(batches_.size());
   --num_open_;
+  dropped_.clear();
   size_t done = 0;
   for (BatchEntry& entry : batch.entries) {
     CommitEntry(entry, sampled.subspan(done, entry.samplers.size()), now_ns);
@@ -47,9 +49,22 @@ void Scheduler::CommitEntry(BatchEntry& entry, absl::Span<const Sampled> sampled
   }
   for (size_t i = 1; i < sampled.size(); ++i) Fork(leader, entry.samplers[i]);
   for (size_t i = 0; i < sampled.size(); ++i) {
-    PACELINE_CHECK(sampled[i].sequence == entry.samplers[i], "results in the batch's order");
-    Advance(entry.samplers[i], sampled[i], now_ns);
+    Sequence* const sampler = entry.samplers[i];
+    PACELINE_CHECK(sampled[i].sequence == sampler, "results in the batch's order");
+    const bool is_ahead = std::exchange(sampler->in_next, false);
+    Advance(sampler, sampled[i], now_ns);
+    if (!is_ahead) continue;
+    sampler->in_batch = sampler->state == Sequence::State::kRunning;
+    if (!sampler->in_batch) DropAhead(sampler);
   }
+}
+
+void Scheduler::DropAhead(Sequence* sequence) {
+  Batch& batch = batches_[first_open_];
+  std::erase_if(batch.entries, [&](const BatchEntry& entry) { return entry.sequence == sequence; });
+  --batch.num_tokens;
+  --batch.num_samplers;
+  dropped_.push_back(sequence);
 }
 
 // After a chunk that does not end the prompt: what was asked for while it ran.

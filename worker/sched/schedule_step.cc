@@ -1,4 +1,4 @@
-// Scheduler::Next: who computes what in the coming step.
+// Scheduler::Next and NextAhead: who computes what in the coming step.
 #include <algorithm>
 
 #include "proto/support/log.h"
@@ -23,12 +23,8 @@ void Prefetch(const std::vector<RunningSet::Slot>& slots, size_t index) {
 
 const Batch& Scheduler::Next(int64_t now_ns) {
   PACELINE_CHECK(num_open_ < options_.max_open_batches, "Next before Commit");
-  batch_ = &batches_[(first_open_ + num_open_) % options_.max_open_batches];
-  batch_->entries.clear();
-  batch_->num_tokens = 0;
-  batch_->num_samplers = 0;
+  BeginBatch();
   prefills_.clear();
-
   Expire(now_ns);
   if (AdmitUrgent(now_ns) && ScheduleDecodes()) SchedulePrefills(now_ns);
   if (batch_->empty()) {
@@ -36,12 +32,59 @@ const Batch& Scheduler::Next(int64_t now_ns) {
                    "nothing scheduled though something is runnable");
     return *batch_;
   }
+  return EndBatch();
+}
+
+void Scheduler::BeginBatch() {
+  batch_ = &batches_[(first_open_ + num_open_) % batches_.size()];
+  batch_->entries.clear();
+  batch_->num_tokens = 0;
+  batch_->num_samplers = 0;
+}
+
+const Batch& Scheduler::EndBatch() {
   // Batches run in the order of their planning, so later ones may count on this.
   batch_->zero_blocks.assign(cache_->zero_blocks().begin(), cache_->zero_blocks().end());
   batch_->copies.assign(cache_->copies().begin(), cache_->copies().end());
   cache_->EndStep();
   ++num_open_;
   return *batch_;
+}
+
+const Batch& Scheduler::NextAhead(int64_t now_ns) {
+  PACELINE_CHECK(options_.runs_ahead && num_open_ == 1, "NextAhead without one open batch");
+  BeginBatch();
+  Expire(now_ns);
+  if (!MakeSlotsAhead(batches_[first_open_]) || ahead_.empty()) return *batch_;
+  for (Sequence* sequence : ahead_) {
+    BatchEntry& entry = batch_->entries.emplace_back();
+    entry.sequence = sequence;
+    entry.first_position = sequence->num_tokens();  // of the token that the open batch samples
+    entry.num_tokens = 1;
+    entry.samplers.push_back(sequence);
+    sequence->in_next = true;
+  }
+  batch_->num_tokens = batch_->num_samplers = static_cast<int32_t>(ahead_.size());
+  return EndBatch();
+}
+
+bool Scheduler::MakeSlotsAhead(const Batch& batch) {
+  ahead_.clear();
+  if (!waiting_.empty() || running_.size() != static_cast<int32_t>(batch.entries.size())) {
+    return false;
+  }
+  for (const BatchEntry& entry : batch.entries) {
+    Sequence* const sequence = entry.sequence;
+    if (entry.samplers.size() != 1) return false;
+    const bool is_last = sequence->num_tokens() + 1 >= sequence->max_total_tokens;
+    if (is_last || sequence->pending != Sequence::Pending::kNone) continue;
+    const int32_t position = sequence->num_tokens();
+    if (!cache_->HasSlot(sequence->table, position) && !cache_->Append(sequence->table, position)) {
+      return false;
+    }
+    ahead_.push_back(sequence);
+  }
+  return true;
 }
 
 size_t Scheduler::EntriesPerBatch() const {

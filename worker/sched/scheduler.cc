@@ -34,6 +34,9 @@ absl::Status Scheduler::Validate(const Options& options, const KvCache& cache) {
   if (options.max_open_batches < 1) {
     return absl::InvalidArgumentError("max_open_batches: must be at least 1");
   }
+  if (options.runs_ahead && options.max_open_batches > 1) {
+    return absl::InvalidArgumentError("runs_ahead: not with several open batches");
+  }
   if (options.max_model_len < 2) {
     return absl::InvalidArgumentError("max_model_len: must be at least 2");
   }
@@ -49,7 +52,7 @@ Scheduler::Scheduler(const Options& options, KvCache* cache)
     : options_(options),
       cache_(cache),
       token_budget_(options.max_num_batched_tokens),
-      batches_(options.max_open_batches) {
+      batches_(options.max_open_batches + (options.runs_ahead ? 1 : 0)) {
   const absl::Status status = Validate(options, *cache);
   PACELINE_CHECK(status.ok(), status.ToString());
 }

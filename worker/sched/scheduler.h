@@ -32,6 +32,11 @@
 // induction so does every sequence. Nobody waits while holding blocks except paused sequences,
 // whose blocks are anyone's to take.
 //
+// A device that computes while the host waits for nothing may be given a step more (NextAhead): the
+// next tokens of all that the open batch samples, planned before they are known. Who turns out to
+// have ended takes no part in it; what was computed for him is of no use and does no harm, as he
+// wrote to a slot of his own and whoever gets its block writes later.
+//
 // Calls: Next, run, Commit, and again, each Commit for the oldest open batch; an empty batch is not
 // open. Every other method may come at any point, also between Next and Commit: then a sequence
 // that is in a batch is dealt with by its Commit. Every accepted sequence is handed out by
@@ -75,6 +80,7 @@ class Scheduler {
     int32_t max_num_batched_tokens = 2048;  // per step; at least max_num_seqs
     int32_t max_prefill_chunk = 0;  // tokens of one prefill per step; 0: no limit of its own
     int32_t max_open_batches = 1;
+    bool runs_ahead = false;    // NextAhead is called; only with one open batch
     int32_t max_model_len = 0;  // tokens
     // Of sequences accepted and not running (waiting or paused); more are refused. One request may
     // exceed either when there are none.
@@ -120,11 +126,18 @@ class Scheduler {
   // REQUIRES: num_open_batches() < max_open_batches.
   const Batch& Next(int64_t now_ns);
   int32_t num_open_batches() const { return num_open_; }
+  // A step of decodes to run after the open batch and before its Commit. Empty when the batch does
+  // not sample for all that run, when others wait, and when no block is available. Commit takes out
+  // of it who ends or pauses.
+  // REQUIRES: options.runs_ahead, num_open_batches() == 1.
+  const Batch& NextAhead(int64_t now_ns);
 
   // Results of the oldest open batch: one per sampler, in the batch's order (entries, then their
   // samplers). Appends tokens, forks choices, ends sequences, publishes full blocks. Its sequences
   // stay alive until what TakeFinished gave is destroyed. Nothing happens when none is open.
   void Commit(absl::Span<const Sampled> sampled, int64_t now_ns);
+  // Whom the last Commit took out of the batch ahead.
+  absl::Span<Sequence* const> dropped() const { return dropped_; }
 
   // Unknown ids are ignored: the request may have just ended.
   void Cancel(uint64_t session, std::string_view request_id);
@@ -166,8 +179,12 @@ class Scheduler {
   // The choices that wait to fork from `leader`.
   absl::Span<const std::unique_ptr<Sequence>> ForksOf(const Sequence& leader) const;
 
-  // Phases of Next.
+  // Phases of Next and NextAhead.
+  void BeginBatch();
+  const Batch& EndBatch();
   void Expire(int64_t now_ns);
+  // Whether all that run have one token more to come from `batch`, and its slot; those that go on.
+  bool MakeSlotsAhead(const Batch& batch);
   // The next two: false when the head must wait for open batches.
   bool AdmitUrgent(int64_t now_ns);
   bool ScheduleDecodes();
@@ -205,6 +222,7 @@ class Scheduler {
   void SettlePrefill(Sequence* leader);
   void Fork(Sequence* leader, Sequence* fork);
   void Advance(Sequence* sequence, const Sampled& sampled, int64_t now_ns);
+  void DropAhead(Sequence* sequence);
   bool IsStopToken(const Sequence& sequence, int32_t token_id) const;
 
   absl::Status CheckSequence(const Sequence& sequence) const;
@@ -229,11 +247,13 @@ class Scheduler {
   int64_t running_backlog_ = 0;  // of running prefills: tokens to compute beyond the last one
   uint64_t next_number_ = 1;
 
-  std::vector<Batch> batches_;  // [max_open_batches], a ring
+  std::vector<Batch> batches_;  // a ring
   int32_t first_open_ = 0;
   int32_t num_open_ = 0;
   Batch* batch_ = nullptr;           // the one that Next plans
   std::vector<Sequence*> prefills_;  // scratch of Next
+  std::vector<Sequence*> ahead_;     // scratch of NextAhead
+  std::vector<Sequence*> dropped_;
   std::vector<Finished> finished_;
   Counters counters_;
 };

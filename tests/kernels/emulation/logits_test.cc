@@ -305,7 +305,32 @@ TEST(DeviceLogprobsTest, AreTheCpus) {
   }
 }
 
+TEST(DeviceTakeChosenTest, BestRowsComeBeforeOthers) {
+  constexpr int32_t kBest = 150;
+  constexpr int32_t kTokens = 100;
+  DeviceArray<DeviceBestLogit> best(kBest);
+  DeviceArray<int32_t> tokens(kTokens);
+  for (int32_t i = 0; i < kBest; ++i) best[i] = {.id = 1000 + i, .logit = 0, .all_finite = 1};
+  for (int32_t i = 0; i < kTokens; ++i) tokens[i] = 5000 + i;
+  tokens[7] = -1;  // has none
+  for (const int32_t count : {1, 128, 250}) {
+    DeviceArray<int32_t> rows(count);
+    DeviceArray<int32_t> ids(count);
+    for (int32_t i = 0; i < count; ++i) rows[i] = (i * 7 + 3) % (kBest + kTokens);
+    ASSERT_TRUE(DeviceTakeChosen(
+                    nullptr, {best.data(), kBest, tokens.data()}, rows.data(), count, ids.data())
+                    .ok());
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t row = rows[i];
+      const int32_t want = row < kBest ? 1000 + row : row == kBest + 7 ? -1 : 5000 + row - kBest;
+      ASSERT_EQ(ids[i], want) << i << " of " << count;
+    }
+  }
+}
+
 TEST(DeviceLogitsTest, WrongSizesAreInvalid) {
+  EXPECT_EQ(DeviceTakeChosen(nullptr, {}, nullptr, 0, nullptr).code(),
+            absl::StatusCode::kInvalidArgument);
   constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
   const DeviceLogits narrow{nullptr, 3, 1, 4}, good{nullptr, 4, 1, 4};
   EXPECT_EQ(DeviceArgMax(nullptr, narrow, nullptr).code(), kInvalid);

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/dispatch.h"
+#include "tests/fakes/early_model.h"
 #include "tests/fakes/engine_harness.h"
 #include "tests/fakes/recording_spans.h"
 
@@ -75,6 +76,16 @@ TEST(EngineTest, BatchMatesChangeNothing) {
     engine.Submit(Seeded("mate" + std::to_string(i), EngineHarness::Prompt(40, 50 + i), 60, i));
   }
   ExpectGolden(engine);
+}
+
+TEST(EngineTest, StepsAreStartedBeforeTheTokensAreKnownWhereTheModelCan) {
+  const bool is_early = EngineHarness::DefaultLoader() == &LoadEarlyModel;
+  const int64_t before = NumPassesAhead();
+  EngineHarness engine({.num_blocks = 64});
+  const Answer answer = engine.Run(Seeded("r", EngineHarness::Prompt(10, 0), 40, 1));
+  EXPECT_EQ(answer.token_ids.size(), 40U);
+  // All but the prompt's.
+  EXPECT_EQ(NumPassesAhead() - before, is_early ? 39 : 0);
 }
 
 TEST(EngineTest, ChunkBudgetsChangeNothing) {

@@ -52,6 +52,8 @@ class Driver {
     report.cached_tokens = static_cast<int64_t>(stats.hit_tokens);
     report.evictions = static_cast<int64_t>(stats.evictions);
     report.copies = world_.num_copies();
+    report.ahead = world_.num_ahead();
+    report.dropped = world_.num_dropped();
     return report;
   }
 
@@ -67,6 +69,7 @@ class Driver {
     s.max_num_batched_tokens = s.max_num_seqs + bytes.Below(24);
     s.max_prefill_chunk = bytes.Below(10);
     s.max_open_batches = 1 + std::max(0, bytes.Below(6) - 2);
+    s.runs_ahead = s.max_open_batches == 1 && bytes.OneIn(2);
     s.max_model_len = 20 + bytes.Below(60);
     s.max_waiting_seqs = 4 + bytes.Below(40);
     s.max_waiting_tokens = 40 + 10 * bytes.Below(100);
@@ -117,6 +120,7 @@ class Driver {
   // Everything but Next may come while a batch runs.
   void StepWithOperationsInside() {
     if (world_.CanPlan()) world_.Plan();
+    if (bytes_.OneIn(2)) world_.PlanAhead();
     for (int32_t i = bytes_.Below(4); i > 0; --i) {
       switch (bytes_.Below(5)) {
         case 0:

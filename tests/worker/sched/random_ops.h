@@ -16,6 +16,8 @@ struct RandomOpsReport {
   int64_t cached_tokens = 0;
   int64_t copies = 0;
   int64_t evictions = 0;
+  int64_t ahead = 0;    // steps planned before the one before them was committed
+  int64_t dropped = 0;  // who was taken out of them
 };
 
 // Builds a world from the first bytes, applies operations until the bytes end, resumes everything,

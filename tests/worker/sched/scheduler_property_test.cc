@@ -27,6 +27,8 @@ TEST_P(SchedulerPropertyTest, KeepsItsInvariantsUnderRandomOperations) {
     total.cached_tokens += report.cached_tokens;
     total.copies += report.copies;
     total.evictions += report.evictions;
+    total.ahead += report.ahead;
+    total.dropped += report.dropped;
   }
   // The runs reached what they are meant to test.
   EXPECT_GT(total.steps, 10'000);
@@ -35,6 +37,10 @@ TEST_P(SchedulerPropertyTest, KeepsItsInvariantsUnderRandomOperations) {
   EXPECT_GT(total.cached_tokens, 5'000);
   EXPECT_GT(total.copies, 200);
   EXPECT_GT(total.evictions, 500);
+  EXPECT_GT(total.ahead, 300);
+  EXPECT_GT(total.dropped, 50);
+  RecordProperty("ahead", static_cast<int>(total.ahead));
+  RecordProperty("dropped", static_cast<int>(total.dropped));
   RecordProperty("steps", static_cast<int>(total.steps));
   RecordProperty("preemptions", static_cast<int>(total.preemptions));
 }

@@ -136,6 +136,35 @@ const Batch& SchedulerWorld::Plan() {
   return *batch_;
 }
 
+bool SchedulerWorld::PlanAhead() {
+  if (!options_.scheduler.runs_ahead || num_open() != 1) return false;
+  const Batch& batch = scheduler_.NextAhead(clock_.NowNs());
+  Collect();  // what expired
+  if (batch.empty()) return false;
+  const int32_t block_size = options_.cache.block_size;
+  for (const BatchEntry& entry : batch.entries) {
+    const Sequence& s = *entry.sequence;
+    PACELINE_CHECK(entry.num_tokens == 1 && entry.first_position == s.num_tokens() &&
+                       s.num_tokens() + 1 < s.max_total_tokens,
+                   "ahead of what is known by one token that is wanted");
+    const int32_t block = s.block_table()[entry.first_position / block_size];
+    ahead_slots_[&batch][&s] = int64_t{block} * block_size + entry.first_position % block_size;
+  }
+  open_.push_back(&batch);
+  ++num_ahead_;
+  return true;
+}
+
+void SchedulerWorld::RunDropped(const Batch& batch) {
+  std::map<const Sequence*, int64_t> slots = std::move(ahead_slots_[&batch]);
+  ahead_slots_.erase(&batch);
+  for (const BatchEntry& entry : batch.entries) slots.erase(entry.sequence);
+  for (const auto& [sequence, slot] : slots) {
+    kv_[slot] = unsound_.contains(sequence) ? kPoison : 0x60057;
+    ++num_dropped_;
+  }
+}
+
 bool SchedulerWorld::IsOpen(const std::shared_ptr<const Request>& request, int32_t choice) const {
   for (const Batch* batch : open_) {
     for (const BatchEntry& entry : batch->entries) {
@@ -232,8 +261,9 @@ void SchedulerWorld::RunEntry(const BatchEntry& entry, std::vector<Sampled>& sam
       kv_[slot] = kv;
     }
   }
-  // Masked slots are multiplied by zero, so they must not hold a NaN either.
-  for (const int32_t block : table) {
+  // Masked slots are multiplied by zero, so they must not hold a NaN either. (A block more may be
+  // there for the step ahead, which zeroes it first.)
+  for (const int32_t block : table.first((end + block_size - 1) / block_size)) {
     for (int32_t i = 0; i < block_size; ++i) {
       PACELINE_CHECK(kv_[int64_t{block} * block_size + i] != kPoison, "a poisoned block is reused");
     }
@@ -246,6 +276,7 @@ void SchedulerWorld::RunEntry(const BatchEntry& entry, std::vector<Sampled>& sam
     const int32_t token = bad || none ? -1 : NextToken(request, sampler->choice_index, kv);
     sampled.push_back({sampler, token, bad, none});
     if (!bad) continue;
+    unsound_.insert(sampler);
     const int32_t last = end - 1;
     kv_[int64_t{table[last / block_size]} * block_size + last % block_size] = kPoison;
   }
@@ -255,7 +286,9 @@ void SchedulerWorld::Run() {
   ++num_steps_;
   const Batch& batch = *open_.front();
   PrepareBlocks(batch);
+  RunDropped(batch);
   std::vector<Sampled> sampled;
+  unsound_.clear();
   for (const BatchEntry& entry : batch.entries) RunEntry(entry, sampled);
   open_.pop_front();
   clock_.AdvanceMs(1);
@@ -270,6 +303,7 @@ void SchedulerWorld::Run() {
 bool SchedulerWorld::Step() {
   while (CanPlan() && !Plan().empty()) {
   }
+  PlanAhead();
   if (open_.empty()) return false;
   Run();
   return true;

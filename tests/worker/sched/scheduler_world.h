@@ -60,10 +60,12 @@ class SchedulerWorld {
   // Next only; the batch is kept for Run.
   const Batch& Plan();
   bool CanPlan() const { return num_open() < options_.scheduler.max_open_batches; }
+  // NextAhead where it may be called. False: it gave nothing.
+  bool PlanAhead();
   int32_t num_open() const { return static_cast<int32_t>(open_.size()); }
   // Runs the oldest planned batch and commits.
   void Run();
-  // Plans as many batches as may be open, and runs one. False when there was none.
+  // Plans as many batches as may be open, and one ahead, and runs one. False when there was none.
   bool Step();
   // Steps until nothing is runnable; dies after `limit` steps.
   void Drain(int32_t limit = 10'000);
@@ -91,6 +93,8 @@ class SchedulerWorld {
   }
   int32_t num_steps() const { return num_steps_; }
   int64_t num_copies() const { return num_copies_; }
+  int64_t num_ahead() const { return num_ahead_; }
+  int64_t num_dropped() const { return num_dropped_; }
   // The sequence of the batch that computes for this request, or null.
   const BatchEntry* EntryOf(const std::string& id) const;
 
@@ -112,6 +116,8 @@ class SchedulerWorld {
   bool IsOpen(const std::shared_ptr<const Request>& request, int32_t choice) const;
   void CheckProgress(const Batch& batch) const;
   void PrepareBlocks(const Batch& batch);
+  // What a step ahead did for those whom Commit took out of it: it wrote something to their slots.
+  void RunDropped(const Batch& batch);
   void RunEntry(const BatchEntry& entry, std::vector<Sampled>& sampled);
   void Collect();
 
@@ -119,16 +125,21 @@ class SchedulerWorld {
   FakeClock clock_;
   KvCache cache_;
   Scheduler scheduler_;
-  const Batch* batch_ = nullptr;     // the last one planned
-  std::deque<const Batch*> open_;    // oldest first
-  std::vector<uint64_t> kv_;         // [num_blocks, block_size]
-  std::vector<int32_t> written_in_;  // [num_blocks, block_size]: step of the last write
+  const Batch* batch_ = nullptr;   // the last one planned
+  std::deque<const Batch*> open_;  // oldest first
+  // To which slots those planned by NextAhead write.
+  std::map<const Batch*, std::map<const Sequence*, int64_t>> ahead_slots_;
+  std::set<const Sequence*> unsound_;  // whose last row was bad
+  std::vector<uint64_t> kv_;           // [num_blocks, block_size]
+  std::vector<int32_t> written_in_;    // [num_blocks, block_size]: step of the last write
   std::vector<Finished> finished_;
   std::map<std::pair<uint64_t, std::string>, Live> live_;
   std::map<std::pair<std::string, int32_t>, Result> results_;
   uint64_t next_number_ = 1;
   int32_t num_steps_ = 0;
   int64_t num_copies_ = 0;
+  int64_t num_ahead_ = 0;
+  int64_t num_dropped_ = 0;
 };
 
 }  // namespace paceline::worker

@@ -29,6 +29,10 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
   if (ranks_ != nullptr) RETURN_IF_ERROR(ranks_->AwaitMark());
   ASSIGN_OR_RETURN(const DeviceBatch* const batch, inputs_->Upload(stream_, input));
   if (ranks_ != nullptr) RETURN_IF_ERROR(ranks_->Mark(stream_));
+  if (batch->num_token_rows > 0) {
+    RETURN_IF_ERROR(kernels::DeviceTakeChosen(
+        stream_, chosen_, batch->token_rows, batch->num_token_rows, batch->token_ids));
+  }
   const int64_t hidden_bytes = rows * config_.hidden_size * static_cast<int64_t>(sizeof(float));
   if (before_ != nullptr) {
     RETURN_IF_ERROR(before_->Receive(stream_, hidden_.data(), hidden_bytes));
@@ -247,6 +251,28 @@ absl::Status DeviceLlama::ComputeLogits(const ForwardContext& context,
                                         absl::Span<BestLogit> best,
                                         absl::Span<const SampleJob> jobs,
                                         absl::Span<SampleResult> results) {
+  RETURN_IF_ERROR(StartLogits(context, rows, static_cast<int32_t>(best.size()), jobs));
+  RETURN_IF_ERROR(Await());
+  if (!jobs.empty()) sampler_->Take(jobs, results);
+  if (best.empty()) return absl::OkStatus();
+  TakeBest(best);
+  return MergeBest(context.tensor_group, best);
+}
+
+absl::Status DeviceLlama::FinishLogits(absl::Span<BestLogit> best,
+                                       absl::Span<const SampleJob> jobs,
+                                       absl::Span<SampleResult> results) {
+  RETURN_IF_ERROR(device::UseDevice(options_.device.index));
+  RETURN_IF_ERROR(answered_->Await());
+  if (!jobs.empty()) sampler_->Take(jobs, results);
+  TakeBest(best);
+  return absl::OkStatus();
+}
+
+absl::Status DeviceLlama::StartLogits(const ForwardContext& context,
+                                      absl::Span<const int32_t> rows,
+                                      int32_t num_best,
+                                      absl::Span<const SampleJob> jobs) {
   const auto m = static_cast<int32_t>(rows.size());
   if (m > kMaxLogitRows) {
     return absl::InvalidArgumentError(
@@ -261,7 +287,6 @@ absl::Status DeviceLlama::ComputeLogits(const ForwardContext& context,
                                   .y = logits_.data(),
                                   .y_stride = partition_.vocabulary.size(),
                                   .y_dtype = DType::kF32}));
-  const auto num_best = static_cast<int32_t>(best.size());
   if (num_best > 0) RETURN_IF_ERROR(FindBest(num_best));
   if (num_best < m) {
     ASSIGN_OR_RETURN(const kernels::DeviceLogits whole, WholeRows(context, num_best, m - num_best));
@@ -273,11 +298,10 @@ absl::Status DeviceLlama::ComputeLogits(const ForwardContext& context,
           stream_, logits.data, whole.data, logits.rows * logits.cols * int64_t{sizeof(float)}));
     }
   }
-  RETURN_IF_ERROR(Await());
-  if (!jobs.empty()) sampler_->Take(jobs, results);
-  if (num_best == 0) return absl::OkStatus();
-  TakeBest(best);
-  return MergeBest(context.tensor_group, best);
+  chosen_ = {.best = best_.as<const kernels::DeviceBestLogit>(),
+             .num_best = num_best,
+             .tokens = sampler_ == nullptr ? nullptr : sampler_->tokens()};
+  return answered_->Record(stream_);
 }
 
 absl::Status DeviceLlama::Sample(const kernels::MutableMatrix& rows,

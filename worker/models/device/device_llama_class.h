@@ -59,6 +59,13 @@ class DeviceLlama final : public CausalLm {
                              absl::Span<BestLogit> best,
                              absl::Span<const SampleJob> jobs,
                              absl::Span<SampleResult> results) override;
+  absl::Status StartLogits(const ForwardContext& context,
+                           absl::Span<const int32_t> rows,
+                           int32_t num_best,
+                           absl::Span<const SampleJob> jobs) override;
+  absl::Status FinishLogits(absl::Span<BestLogit> best,
+                            absl::Span<const SampleJob> jobs,
+                            absl::Span<SampleResult> results) override;
   absl::Status Sample(const kernels::MutableMatrix& rows,
                       absl::Span<const SampleJob> jobs,
                       absl::Span<SampleResult> results) override;
@@ -185,6 +192,8 @@ class DeviceLlama final : public CausalLm {
   DeviceBuffer whole_logits_;  // f32, [kMaxLogitRows, vocabulary], where they come from other ranks
   DeviceBuffer best_;          // [kMaxLogitRows]
   std::unique_ptr<DeviceSampler> sampler_;  // the leader's
+  std::unique_ptr<DeviceEvent> answered_;   // what StartLogits asked for is there
+  kernels::DeviceChosenTokens chosen_{};    // by what it enqueued
   PinnedBuffer staged_hidden_;
   PinnedBuffer staged_logits_;
   PinnedBuffer staged_best_;

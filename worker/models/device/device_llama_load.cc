@@ -244,6 +244,7 @@ absl::Status DeviceLlama::AllocateScratch() {
     ASSIGN_OR_RETURN(staged_hidden_, PinnedBuffer::Allocate(hidden_bytes));
     std::memset(staged_hidden_.as<char>(), 0, staged_hidden_.bytes());
   }
+  ASSIGN_OR_RETURN(answered_, DeviceEvent::Create());
   if (is_leader()) {
     ASSIGN_OR_RETURN(sampler_, DeviceSampler::Create(kMaxLogitRows, use_.workspace));
   }

@@ -32,6 +32,8 @@ class DeviceSampler {
                    absl::Span<const SampleJob> jobs);
   // results[i] is the answer to jobs[i] of the last Run, for which the stream was waited.
   void Take(absl::Span<const SampleJob> jobs, absl::Span<SampleResult> results) const;
+  // On the device: the tokens of the last Run's rows that sample.
+  const int32_t* tokens() const { return tokens_.as<const int32_t>(); }
 
  private:
   // Of the host, as the kernels read them.

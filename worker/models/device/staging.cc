@@ -9,6 +9,7 @@ namespace paceline::worker {
 namespace {
 
 constexpr int64_t kAlignment = 16;
+constexpr int64_t kLeastRoom = 64 << 10;  // growing waits for the device
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -26,7 +27,7 @@ absl::Status Staging::Copy(kernels::device::Stream stream) {
   RETURN_IF_ERROR(copied_->Await());
   if (bytes > pinned_.bytes()) {
     RETURN_IF_ERROR(kernels::device::Synchronize(stream));  // what reads the old one
-    const int64_t room = std::max(2 * pinned_.bytes(), Aligned(bytes));
+    const int64_t room = std::max({kLeastRoom, 2 * pinned_.bytes(), Aligned(bytes)});
     ASSIGN_OR_RETURN(pinned_, PinnedBuffer::Allocate(room));
     device_ = {};
     ++version_;

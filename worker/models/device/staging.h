@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,12 +23,8 @@ class Staging {
   void Clear() { pieces_.clear(); }
   // `values` stay until Copy, which sets `place` to where they are on the device: a multiple of 16.
   template <typename T>
-  void Add(absl::Span<const T> values, const T*& place) {
+  void Add(absl::Span<const std::remove_const_t<T>> values, T*& place) {
     pieces_.push_back({values.data(), static_cast<int64_t>(values.size() * sizeof(T)), &place});
-  }
-  template <typename T>
-  void Add(const std::vector<T>& values, const T*& place) {
-    Add(absl::MakeConstSpan(values), place);
   }
   // Enqueues the copy of all that was added. What is on the device is valid until the next one.
   absl::Status Copy(kernels::device::Stream stream);

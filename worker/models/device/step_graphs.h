@@ -29,8 +29,8 @@ struct StepShape {
 
 class StepGraphs {
  public:
-  // Does what `enqueue` does, for `shape` always the same but for memory. Earlier ones have been
-  // waited for. Errors: enqueue's and the device's.
+  // Does what `enqueue` does, for `shape` always the same but for memory. Of earlier ones only the
+  // last few may be under way. Errors: enqueue's and the device's.
   absl::Status Run(kernels::device::Stream stream,
                    const StepShape& shape,
                    absl::FunctionRef<absl::Status()> enqueue);

@@ -76,6 +76,9 @@ absl::StatusOr<const DeviceBatch*> StepInputs::Upload(kernels::device::Stream st
     staging_->Add(plans_[i].first_item, batch_.decodes[i].first_item);
   }
   PlanPrefills(input);
+  // Last: what a graph reads is where it is without it, too.
+  batch_.num_token_rows = static_cast<int32_t>(input.token_rows.size());
+  staging_->Add(input.token_rows, batch_.token_rows);
   RETURN_IF_ERROR(staging_->Copy(stream));
   if (fills_up) batch_.shape->version = staging_->version();
   return &batch_;

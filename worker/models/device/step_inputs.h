@@ -35,9 +35,11 @@ struct DeviceBatch {
   // same shape are the same to all kernels but for what is in memory.
   std::optional<StepShape> shape;
   int32_t rows = 0;
-  const int32_t* token_ids = nullptr;  // [rows]
-  const int32_t* positions = nullptr;  // [rows]
-  const int64_t* slots = nullptr;      // [rows]
+  int32_t* token_ids = nullptr;         // [rows]
+  const int32_t* positions = nullptr;   // [rows]
+  const int64_t* slots = nullptr;       // [rows]
+  const int32_t* token_rows = nullptr;  // as ForwardInput has them
+  int32_t num_token_rows = 0;
   int32_t max_pages = 0;
   const int32_t* page_table = nullptr;  // [sequences, max_pages]
   const int32_t* lengths = nullptr;     // [decodes]
