@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "cli/version.h"
 #include "proto/support/log.h"
 #include "proto/support/log_format.h"
@@ -29,8 +30,10 @@ int Fail(const absl::Status& status) {
   }
 }
 
+std::string VersionText() { return absl::StrCat("paceline ", kVersion); }
+
 int RunVersion() {
-  std::printf("paceline %s\n", kVersion);
+  std::printf("%s\n", VersionText().c_str());
   return 0;
 }
 

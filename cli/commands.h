@@ -24,6 +24,7 @@ int RunChat(const ChatOptions& options);
 int RunHealth(const HealthOptions& options);
 int RunTokenize(const TokenizeOptions& options);
 int RunBench(const BenchOptions& options, const LogOptions& log);
+std::string VersionText();
 int RunVersion();
 
 // Prints "paceline: <message>", or logs it where the log is JSON, and returns the exit status for

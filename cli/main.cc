@@ -51,6 +51,7 @@ int Main(int argc, char** argv) {
       "paceline");
   app.require_subcommand(1);
   app.get_formatter()->column_width(36);
+  app.set_version_flag("--version", &VersionText, "Print the version");
   LogOptions log;
   std::string config;
 

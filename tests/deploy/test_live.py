@@ -354,6 +354,7 @@ class Scenario:
         """All processes of a replica stand still for longer than its lease, and its requests move."""
         pids = [self.processes["a"].pid, *children(self.processes["a"].pid)]
         for _ in range(20):
+            self.prometheus.wait_for("count(paceline_router_replica_sequences > 0) >= 2")
             for number, ready in ((signal.SIGSTOP, 1), (signal.SIGCONT, 2)):
                 for pid in pids:
                     os.kill(pid, number)

@@ -40,8 +40,9 @@ def refused(result, status, *words):
 
 
 class TestUsage:
-    def test_version(self):
-        result = run("version")
+    @pytest.mark.parametrize("word", ["version", "--version"])
+    def test_version(self, word):
+        result = run(word)
         assert result.returncode == 0
         assert re.fullmatch(rb"paceline \d+\.\d+\.\d+\n", result.stdout)
         assert result.stderr == b""
