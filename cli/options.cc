@@ -246,6 +246,11 @@ void AddRouterOptions(CLI::App& app, RouterOptions& options) {
       ->check(CLI::Range(1, 1 << 20));
   Add(app, "max-queued-tokens", options.max_queued_tokens, "Prompt tokens that may wait")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 32));
+  Add(app,
+      "failover-wait-seconds",
+      options.failover_wait_seconds,
+      "How long a running stream whose replica is lost waits for one to go on at")
+      ->check(CLI::Range(0, 3600));
   AddSwitch(app,
             "allow-unknown-fields",
             options.allow_unknown_fields,

@@ -103,6 +103,7 @@ struct RouterOptions {
   std::string balance = "prefix";
   int32_t max_queued_requests = 1024;
   int64_t max_queued_tokens = 1 << 20;
+  int32_t failover_wait_seconds = 15;
   bool allow_unknown_fields = false;
   bool vllm_metrics = true;
   std::string otlp_traces_endpoint;  // URL of a trace collector; empty: none

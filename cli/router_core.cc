@@ -30,6 +30,7 @@ absl::StatusOr<router::DispatchOptions> DispatchOptionsOf(const RouterOptions& o
         absl::StrCat("--balance: unknown policy; one of ", router::PolicyNames()));
   }
   dispatch.policy = options.balance;
+  dispatch.failover_wait_ms = int64_t{options.failover_wait_seconds} * 1000;
   return dispatch;
 }
 

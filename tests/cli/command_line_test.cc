@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "cli/router_core.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -61,6 +62,18 @@ TEST_F(CommandLineTest, NamesWhatHasChanged) {
   EXPECT_THAT(ChangedSettings(before->settings, same->settings), testing::IsEmpty());
   EXPECT_THAT(ChangedSettings(before->settings, after->settings),
               ElementsAre("api-key", "host", "port"));
+}
+
+TEST_F(CommandLineTest, SaysHowLongARunningStreamWaitsForAReplica) {
+  const auto wait_ms = [](std::vector<std::string> more) -> int64_t {
+    std::vector<std::string> arguments = {"router", "--workers", "a:1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const auto line = ParseRouter(std::move(arguments));
+    return line.ok() ? DispatchOptionsOf(line->options)->failover_wait_ms : -1;
+  };
+  EXPECT_EQ(wait_ms({}), router::DispatchOptions().failover_wait_ms);
+  EXPECT_EQ(wait_ms({"--failover-wait-seconds", "60"}), 60'000);
+  EXPECT_EQ(wait_ms({"--failover-wait-seconds", "-1"}), -1);
 }
 
 TEST_F(CommandLineTest, AWorkerHasItsOwn) {

@@ -168,7 +168,7 @@ class KubernetesWorkersTest : public testing::Test {
   }
   bool WaitFor(const Addresses& addresses) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(10), [&] {
+    return changed_.wait_for(lock, std::chrono::seconds(60), [&] {
       return !published_.empty() && published_.back() == addresses;
     });
   }

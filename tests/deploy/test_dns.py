@@ -14,6 +14,6 @@ import chart
 def test_workers_come_and_go_under_a_name():
     done = subprocess.run(
         ["unshare", "--net", "--mount", "--fork", "--kill-child", sys.executable,
-         os.path.join(chart.HERE, "dns_scenario.py")], capture_output=True, text=True, timeout=280)
+         os.path.join(chart.HERE, "dns_scenario.py")], capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)

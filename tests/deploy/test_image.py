@@ -17,7 +17,7 @@ import yaml
 
 import chart
 from support.cluster import MODEL, binary
-from support.processes import eventually
+from support.processes import eventually, free_port
 
 DOCKERFILE = os.path.join(chart.ROOT, "deploy", "docker", "Dockerfile")
 COMPOSE = os.path.join(chart.ROOT, "deploy", "compose")
@@ -152,7 +152,7 @@ def test_the_bill_of_materials_names_every_library(rootfs):
 def test_it_runs_alone_read_only_and_as_nobody(rootfs):
     for folder in ("models", "proc", "dev"):
         (rootfs / folder).mkdir(exist_ok=True)
-    port = 18000 + os.getpid() % 10000
+    port = free_port()
     inside = ["chroot", "--userspec=65532:65532", str(rootfs), "/usr/bin/paceline"]
     command = ["worker", "--model=/models/" + os.path.basename(MODEL), "--port=0",
                f"--operator-port={port}", "--kv-cache-memory=64MiB", "--threads=1"]
@@ -171,9 +171,9 @@ def test_it_runs_alone_read_only_and_as_nobody(rootfs):
         def ready():
             assert worker.poll() is None, worker.stderr.read().decode()
             return subprocess.run(health, capture_output=True).returncode == 0
-        eventually(ready, 60, "the worker is ready")
+        eventually(ready, 120, "the worker is ready")
         worker.terminate()
-        assert worker.wait(10) == 0
+        assert worker.wait(120) == 0
     finally:
         worker.kill()
         worker.wait()

@@ -15,7 +15,7 @@ from support.cluster import run
 def test_workers_come_and_go_behind_a_service():
     done = subprocess.run(
         ["unshare", "--net", "--mount", "--fork", "--kill-child", sys.executable,
-         os.path.join(chart.HERE, "kubernetes_scenario.py")], capture_output=True, text=True, timeout=280)
+         os.path.join(chart.HERE, "kubernetes_scenario.py")], capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
 
@@ -26,6 +26,6 @@ def test_workers_come_and_go_behind_a_service():
 def test_outside_of_a_pod_it_says_so(env, says):
     outside = {"KUBERNETES_SERVICE_HOST": "", "KUBERNETES_SERVICE_PORT": ""} if not env else env
     result = run("router", "--workers", "kubernetes:///workers:50061", "--port", 0, "--grpc-port", 0,
-                 "--operator-port", 0, env={k: v for k, v in outside.items() if v}, timeout=20)
+                 "--operator-port", 0, env={k: v for k, v in outside.items() if v}, timeout=120)
     assert result.returncode == 2
     assert says in result.stderr.decode()

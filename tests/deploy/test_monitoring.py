@@ -14,7 +14,7 @@ CASES = yaml.safe_load(chart.read("alert_cases.yaml"))
 
 
 def promtool(*args):
-    return subprocess.run(["promtool", *args], capture_output=True, text=True, timeout=120)
+    return subprocess.run(["promtool", *args], capture_output=True, text=True, timeout=600)
 
 
 def test_promtool_takes_the_rules():

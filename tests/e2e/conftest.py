@@ -59,7 +59,7 @@ def rest(cluster):
 def client(cluster):
     """The official client. No retries: the first answer counts."""
     with openai.OpenAI(base_url=cluster.url + "/v1", api_key="none", max_retries=0,
-                       timeout=60) as openai_client:
+                       timeout=300) as openai_client:
         yield openai_client
 
 
@@ -123,8 +123,8 @@ def unharmed(cluster):
 def idle(cluster):
     """For tests that watch the number of running requests."""
     cluster.wait_idle()
-    return lambda timeout=5: eventually(
-        lambda: cluster.running() == 0, timeout, "the cancelled requests are gone")
+    return lambda: eventually(
+        lambda: cluster.running() == 0, 120, "the cancelled requests are gone")
 
 
 @pytest.fixture(scope="session")

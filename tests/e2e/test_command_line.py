@@ -17,14 +17,9 @@ import time
 import grpc
 import pytest
 
-from support import cluster as command
-from support.cluster import MODEL, MODEL_NAME, binary, environment
+from support.cluster import MODEL, MODEL_NAME, binary, environment, run
 from support.processes import eventually
 from support.rest import loads_exact
-
-
-def run(*args, timeout=30, **more):
-    return command.run(*args, timeout=timeout, **more)
 
 
 def refused(result, status, *words):
@@ -256,11 +251,11 @@ class TestGenerate:
         trace = tmp_path / "trace.json"
         process = subprocess.Popen([binary(), "generate", MODEL, "-f", tmp_path / "in.jsonl", "--step-trace",
                                     trace], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-        eventually(lambda: trace.exists() and b'"decode_tokens":8' in trace.read_bytes(), 30, "a step of all lines")
+        eventually(lambda: trace.exists() and b'"decode_tokens":8' in trace.read_bytes(), 120, "a step of all lines")
         process.send_signal(signal.SIGSTOP)
         time.sleep(3)
         process.send_signal(signal.SIGCONT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert (process.returncode, err) == (0, b"")  # not even a replica lost and found
         assert [json.loads(line)["usage"]["completion_tokens"] for line in out.splitlines()] == [200] * 8
 
@@ -276,7 +271,7 @@ class TestGenerate:
             for args in (["-f", "-"], ["-p", "x", "--max-tokens", "1"]):
                 result = subprocess.run(
                     [binary(), "generate", MODEL, *args], input=b'{"prompt":"x","max_tokens":1}\n',
-                    stdout=full, stderr=subprocess.PIPE, env=environment(), timeout=60)
+                    stdout=full, stderr=subprocess.PIPE, env=environment(), timeout=300)
                 assert result.returncode == 1
                 assert b"standard output" in result.stderr
 
@@ -330,8 +325,7 @@ class TestTokenize:
         file = tmp_path / "template.jinja"
         file.write_text(template)
         line = b'{"messages":[{"role":"user","content":"Hi"}]}\n'
-        result = run("tokenize", MODEL, "--chat", "--chat-template", file, stdin=line * 2,
-                     timeout=60)
+        result = run("tokenize", MODEL, "--chat", "--chat-template", file, stdin=line * 2)
         if status == 2:
             assert result.returncode == 2, result
             assert result.stderr and not result.stdout
@@ -430,7 +424,7 @@ class TestOutput:
     def test_the_curl_line_works(self, cluster):
         line = cluster.wait_for_line(r"^ +(curl -N .*)$")[1]
         result = subprocess.run(["sh", "-c", line.replace("curl", "curl -s")], capture_output=True,
-                                timeout=60)
+                                timeout=300)
         events = result.stdout.decode().strip().split("\n\n")
         assert events[-1] == "data: [DONE]"
         assert loads_exact(events[0][6:])["choices"][0]["delta"]["role"] == "assistant"
@@ -471,6 +465,6 @@ class TestPermission:
                 os.chmod(copy, os.stat(copy).st_mode | stat.S_IXOTH | stat.S_IROTH | stat.S_IXUSR)
                 args[0] = copy
                 options = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            result = subprocess.run(args, capture_output=True, timeout=30, env=environment(),
+            result = subprocess.run(args, capture_output=True, timeout=300, env=environment(),
                                     cwd="/", **options)
             refused(result, 2, path, "ermission")

@@ -73,7 +73,7 @@ class TestServer:
     def test_among_32_others(self, alone, cluster, kind):
         others = [Rest(cluster.port).stream(
             "/v1/completions",
-            {"prompt": f"Story number {i}: " + "and then " * (i % 7), "max_tokens": 400,
+            {"prompt": f"Story number {i}: " + "and then " * (i % 7), "max_tokens": 1900,
              "ignore_eos": True, "temperature": 1, "seed": i}) for i in range(32)]
         stop = threading.Event()
 
@@ -95,9 +95,10 @@ class TestServer:
         finally:
             stop.set()
             for reader in readers:
-                reader.join(30)
+                reader.join(120)
             for stream in others:
                 stream.close()
+            cluster.wait_idle()
 
     def test_n_choices_do_not_depend_on_their_number(self, rest):
         request = dict(prompt=PROMPT, max_tokens=16, temperature=1, seed=5, logprobs=1,

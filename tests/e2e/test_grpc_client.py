@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from support import answers
 from support.cluster import ROOT
+from support.processes import eventually
 
 PROMPT = "Once upon a time, there was a"
 QUESTION = "What is the capital of France? Answer in one sentence."
@@ -187,7 +188,7 @@ class TestEnds:
 
     def test_cancel_of_a_unary_call(self, cluster, pb, stub, idle):
         call = stub.Generate.future(self.long(pb))
-        stub.Generate(pb.GenerateRequest(text="x", sampling=greedy(pb, max_tokens=1)))
+        eventually(lambda: cluster.running() == 1, 120, "it runs")
         call.cancel()
         idle()
 

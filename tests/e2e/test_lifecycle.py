@@ -15,7 +15,8 @@ from support.processes import children, eventually, is_alive, stop_thread
 from support.rest import Rest, check_error
 from support.streams import join_all, start_streams
 
-OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "96MiB")
+# Where one replica is all there is, it may need any time to come back.
+OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "96MiB", "--failover-wait-seconds", 300)
 STOP_SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM],
                                        ids=["SIGINT", "SIGTERM"])
 
@@ -28,16 +29,17 @@ def body(i, max_tokens, **more):
                 **more)
 
 
-STREAMS = [body(i, 160) for i in range(8)]
-PAIRS = [body(100 + i, 160, n=2) for i in range(2)]  # two choices each
+STREAMS = [body(i, 300) for i in range(8)]
+PAIRS = [body(100 + i, 300, n=2) for i in range(2)]  # two choices each
 QUEUED = [body(200 + i, 24) for i in range(24)]
+WAITING = [body(250 + i, 100) for i in range(24)]
 ENDLESS = [body(300 + i, 1900) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed():
     """The answers of a process that nobody disturbs, by prompt."""
-    bodies = STREAMS + PAIRS + QUEUED
+    bodies = STREAMS + PAIRS + QUEUED + WAITING
     return {request["prompt"]: {choice["index"]: answers.from_choice(choice)
                                 for choice in answer["choices"]}
             for request, answer in zip(bodies, generate(bodies))}
@@ -52,18 +54,18 @@ def check_complete(streams, undisturbed):
 
 def wait_until_all_run(streams, num_chunks=5):
     """REQUIRES: the answers are long enough for all to be on their way at once."""
-    eventually(lambda: all(s.num_chunks >= num_chunks or not s.is_alive() for s in streams), 30,
+    eventually(lambda: all(s.num_chunks >= num_chunks or not s.is_alive() for s in streams), 120,
                "every stream runs")
     assert all(stream.is_alive() for stream in streams), [s.error or s.failure for s in streams]
 
 
-def check_gone(cluster, pids, timeout=2):
-    eventually(lambda: cluster.all_gone(pids), timeout, "all processes are gone")
+def check_gone(cluster, pids):
+    eventually(lambda: cluster.all_gone(pids), 120, "all processes are gone")
 
 
 def busy_worker(cluster):
     """The pid of the worker that runs most."""
-    running = eventually(lambda: {n: pid for pid, n in cluster.sequences().items() if n > 0}, 10,
+    running = eventually(lambda: {n: pid for pid, n in cluster.sequences().items() if n > 0}, 120,
                          "the router says that a worker runs something")
     return running[max(running)]
 
@@ -74,7 +76,7 @@ def check_back(cluster, lost, undisturbed, replicas=2):
         ready = cluster.ready_pids()
         return len(ready) == replicas and ready == set(cluster.workers()) - set(lost)
 
-    eventually(is_back, 20, "all replicas are ready again")
+    eventually(is_back, 120, "all replicas are ready again")
     bodies = QUEUED[:2 * replicas]
     answer = [Rest(cluster.port).complete(**request) for request in bodies]
     for request, one in zip(bodies, answer):
@@ -85,7 +87,7 @@ def check_back(cluster, lost, undisturbed, replicas=2):
 class TestStop:
     @STOP_SIGNALS
     def test_what_runs_ends_and_what_comes_is_refused(self, start_cluster, undisturbed, pb, number):
-        cluster = start_cluster(*OPTIONS)
+        cluster = start_cluster(*OPTIONS, "--drain-seconds", 300)
         pids = cluster.pids()
         with grpc.insecure_channel(cluster.grpc_address) as channel:
             stub = pb.InferenceStub(channel)
@@ -96,7 +98,7 @@ class TestStop:
             wait_until_all_run(streams)
             cluster.signal(number)
             cluster.wait_for_line("stopping")
-            eventually(lambda: rest.get("/ready").status == 503, 2, "no longer ready")
+            eventually(lambda: rest.get("/ready").status == 503, 120, "no longer ready")
             refusal = rest.post("/v1/completions", dict(prompt="x", max_tokens=1))
             error = check_error(refusal, 503, code="draining")
             assert "shutting down" in error["message"]
@@ -107,7 +109,7 @@ class TestStop:
             assert ("paceline-error-code", "draining") in refused.value.trailing_metadata()
             holds_the_drain.close()
         check_complete(streams, undisturbed)
-        assert cluster.wait(10) == 0
+        assert cluster.wait(120) == 0
         check_gone(cluster, pids)
 
     @STOP_SIGNALS
@@ -117,9 +119,9 @@ class TestStop:
         streams = start_streams(cluster, pb, ENDLESS)
         wait_until_all_run(streams)
         cluster.signal(number)
-        join_all(streams, timeout=10)
+        join_all(streams)
         assert [stream.error for stream in streams] == ["draining"] * len(streams)
-        assert cluster.wait(10) == 0
+        assert cluster.wait(120) == 0
         check_gone(cluster, pids)
 
     @STOP_SIGNALS
@@ -131,25 +133,25 @@ class TestStop:
         cluster.signal(number)
         cluster.wait_for_line("stopping")
         cluster.signal(signal.SIGINT)
-        assert cluster.wait(2) == 130
+        assert cluster.wait(120) == 130
         check_gone(cluster, pids)
         for stream in streams:
-            stream.join(10)
+            stream.join(120)
             assert not stream.is_complete  # a cut connection is nothing that looks like an end
 
     def test_while_it_starts(self):
         process = Process("serve", MODEL, "--replicas", 2, "--port", 0, "--grpc-port", 0,
                           "--operator-port", 0, *OPTIONS)
         try:
-            workers = eventually(lambda: children(process.pid), 10, "workers")
+            workers = eventually(lambda: children(process.pid), 120, "workers")
             process.signal(signal.SIGINT)
-            assert process.wait(10) == 0
-            eventually(lambda: not any(map(is_alive, workers)), 2, "the workers are gone")
+            assert process.wait(120) == 0
+            eventually(lambda: not any(map(is_alive, workers)), 120, "the workers are gone")
         finally:
             process.kill()
 
     def test_a_worker_that_dies_during_the_drain(self, start_cluster, undisturbed, pb):
-        cluster = start_cluster(*OPTIONS)
+        cluster = start_cluster(*OPTIONS, "--drain-seconds", 300)
         pids = cluster.pids()
         streams = start_streams(cluster, pb, STREAMS)
         wait_until_all_run(streams)
@@ -157,7 +159,7 @@ class TestStop:
         cluster.wait_for_line("stopping")
         os.kill(busy_worker(cluster), signal.SIGKILL)
         check_complete(streams, undisturbed)
-        assert cluster.wait(10) == 0
+        assert cluster.wait(120) == 0
         check_gone(cluster, pids)
 
 
@@ -168,9 +170,9 @@ class TestKilledServe:
         streams = start_streams(cluster, pb, ENDLESS)
         wait_until_all_run(streams)
         cluster.kill()
-        eventually(lambda: not any(map(is_alive, workers)), 2, "the workers are gone")
+        eventually(lambda: not any(map(is_alive, workers)), 120, "the workers are gone")
         for stream in streams:
-            stream.join(10)
+            stream.join(120)
             assert not stream.is_complete
 
 
@@ -200,8 +202,8 @@ class TestLostWorker:
 
     def test_killed_while_requests_queue(self, start_cluster, undisturbed, pb):
         cluster = start_cluster(*OPTIONS, "--max-num-seqs", 2)
-        streams = start_streams(cluster, pb, QUEUED)
-        eventually(lambda: cluster.waiting() > 8 and any(s.num_chunks for s in streams), 10,
+        streams = start_streams(cluster, pb, WAITING)
+        eventually(lambda: cluster.waiting() > 8 and any(s.num_chunks for s in streams), 120,
                    "requests run and wait")
         lost = busy_worker(cluster)
         os.kill(lost, signal.SIGKILL)
@@ -231,7 +233,7 @@ class TestLostWorker:
         assert cluster.stop() == 0
 
     def test_frozen_for_less_than_its_lease(self, start_cluster, undisturbed, pb):
-        cluster = start_cluster(*OPTIONS, "--lease-ms", 20_000)
+        cluster = start_cluster(*OPTIONS, "--lease-ms", 300_000)
         streams = start_streams(cluster, pb, STREAMS)
         wait_until_all_run(streams)
         frozen = busy_worker(cluster)
@@ -239,7 +241,7 @@ class TestLostWorker:
         try:
             before = [stream.num_chunks for stream in streams]
             eventually(lambda: any(s.num_chunks > n + 20 or not s.is_alive()
-                                   for s, n in zip(streams, before)), 20, "the others go on")
+                                   for s, n in zip(streams, before)), 120, "the others go on")
         finally:
             os.kill(frozen, signal.SIGCONT)
         check_complete(streams, undisturbed)
@@ -254,7 +256,7 @@ class TestLostWorker:
         stuck = busy_worker(cluster)
         has_ended = stop_thread(stuck, "engine")
         check_complete(streams, undisturbed)
-        eventually(has_ended, 30, "the process ends itself")
+        eventually(has_ended, 120, "the process ends itself")
         assert "the engine hangs" in cluster.log
         check_back(cluster, [stuck], undisturbed)
         assert cluster.stop() == 0
@@ -266,10 +268,10 @@ class TestRepeatedDeaths:
         poison, = start_streams(cluster, pb, ENDLESS[:1])
         wait_until_all_run([poison])
         first = busy_worker(cluster)
+        second, = set(cluster.workers()) - {first}
         os.kill(first, signal.SIGKILL)
-        second = eventually(
-            lambda: next((p for p, n in cluster.sequences().items() if n and p != first), None), 10,
-            "it runs on the other worker")
+        # A worker that dies before it has the request is not suspected.
+        eventually(lambda: cluster.tokens_from(second) > 0, 120, "it runs on the other worker")
         os.kill(second, signal.SIGKILL)
         join_all([poison])
         assert poison.error == "poison_suspected"
@@ -290,9 +292,9 @@ class TestRepeatedDeaths:
             os.kill(doomed, signal.SIGKILL)
             cluster.wait_for_line(f"worker {doomed} ended with signal 9 .*restart in {pause} s")
             assert rest.complete(prompt="x", max_tokens=1)["usage"]["completion_tokens"] == 1
-            doomed, = eventually(lambda: set(cluster.workers()) - {steady}, 15, "a new worker")
+            doomed, = eventually(lambda: set(cluster.workers()) - {steady}, 120, "a new worker")
         os.kill(doomed, signal.SIGKILL)
-        assert cluster.wait(10) == 1
+        assert cluster.wait(120) == 1
         assert "died 5 times" in cluster.log
         check_gone(cluster, [steady, doomed])
 
@@ -316,7 +318,7 @@ class TestUnusableModels:
         ("missing.gguf", "No such file"), (".", "is a directory")])
     def test_serve(self, files, name, reason):
         result = run("serve", files / name, "--replicas", 2, "--port", 0, "--grpc-port", 0,
-                     "--operator-port", 0, timeout=10)
+                     "--operator-port", 0)
         text = result.stderr.decode()
         assert result.returncode == 2, text
         assert reason in text and str(files / name) in text
@@ -324,7 +326,7 @@ class TestUnusableModels:
         # run() ends when the last process that holds stderr has ended: no worker stays.
 
     def test_worker(self, files):
-        result = run("worker", "--model", files / "short.gguf", "--port", 0, timeout=10)
+        result = run("worker", "--model", files / "short.gguf", "--port", 0)
         assert result.returncode == 2
         assert b"cut short" in result.stderr
 
@@ -340,7 +342,7 @@ class TestUnusableModels:
         check_error(Rest(cluster.port).post("/v1/completions", dict(prompt="x")), 503,
                     code="no_ready_replica")
         os.rename(files / "away.gguf", files / "whole.gguf")
-        eventually(lambda: cluster.ready_replicas() == 1, 10, "it is served again")
+        eventually(lambda: cluster.ready_replicas() == 1, 120, "it is served again")
         assert cluster.stop() == 0
 
     def test_a_file_that_is_cut_while_it_is_served(self, start_cluster, files):
@@ -355,24 +357,25 @@ class TestUnusableModels:
             os.kill(cluster.workers()[0], signal.SIGKILL)
             cluster.wait_for_line(r"whole.gguf.*cut short")
         finally:
-            shutil.copy(MODEL, path)
-        eventually(lambda: cluster.ready_replicas() == 1, 20, "it is served again")
+            shutil.copy(MODEL, files / "again.gguf")
+            os.replace(files / "again.gguf", path)
+        eventually(lambda: cluster.ready_replicas() == 1, 120, "it is served again")
         assert cluster.stop() == 0
 
     def test_a_file_that_is_cut_while_it_is_loaded(self, tmp_path):
         path = tmp_path / "cut.gguf"
-        for _ in range(5):
+
+        def is_cut_in_time():
             shutil.copy(MODEL, path)
             worker = Process("worker", "--model", path, "--port", 0)
             maps = f"/proc/{worker.pid}/maps"
-            eventually(lambda: "cut.gguf" in open(maps).read(), 20, "the file is mapped")
-            worker.signal(signal.SIGSTOP)
-            too_late = "loaded in" in worker.log
-            if not too_late:
-                os.truncate(path, 4096)
-            worker.signal(signal.SIGCONT)
-            if not too_late:
-                break
-            worker.stop()
-        assert worker.wait() == 1
-        assert f"{path}: the file was cut short" in worker.log
+            eventually(lambda: "cut.gguf" in open(maps).read() or worker.lines, 120, "the file is mapped")
+            os.truncate(path, 4096)
+            eventually(lambda: worker.popen.poll() is not None or "worker plane on" in worker.log, 120, "an end")
+            if worker.popen.poll() is None:  # it had read everything
+                assert worker.stop() == 0
+                return False
+            assert worker.wait() == 1
+            assert f"{path}: the file was cut short" in worker.log
+            return True
+        eventually(is_cut_in_time, 600, "it is cut in the midst")

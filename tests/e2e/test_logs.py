@@ -31,8 +31,8 @@ class Site:
         self.workers = [Worker(*OPTIONS) for _ in range(2)]
         self.router = Router([w.worker_port for w in self.workers], *JSON, "--api-key", f"acme:{KEY}",
                              "--admin-port", 0, "--admin-key", f"admin-{CANARY}")
-        eventually(lambda: Rest(self.router.port).get("/ready").status == 200, 60, "a replica is ready")
-        eventually(lambda: self.router.ready_replicas() == 2, 60, "both are")
+        eventually(lambda: Rest(self.router.port).get("/ready").status == 200, 120, "a replica is ready")
+        eventually(lambda: self.router.ready_replicas() == 2, 120, "both are")
 
     def processes(self):
         return [self.router, *self.workers]
@@ -99,13 +99,13 @@ def grpc_load(pb, address):
 
 def lose_a_worker(site):
     """While it streams, so that a failover is logged."""
-    eventually(lambda: not any(site.router.sequences().values()), 10, "what was asked before is over")
+    eventually(lambda: not any(site.router.sequences().values()), 120, "what was asked before is over")
     stream = Rest(site.router.port, KEY).stream("/v1/completions", {
         "prompt": f"Once upon a time {CANARY}", "max_tokens": 900, "temperature": 0, "ignore_eos": True})
     for _ in range(5):
         next(stream)
     pid = eventually(lambda: next((pid for pid, count in site.router.sequences().items() if count), None),
-                     10, "a worker says that it runs it")
+                     120, "a worker says that it runs it")
     os.kill(pid, signal.SIGKILL)
     for _ in stream:
         pass

@@ -321,7 +321,7 @@ class TestManyAtOnce:
 
         async def all_streams():
             async with openai.AsyncOpenAI(base_url=cluster.url + "/v1", api_key="none",
-                                          max_retries=0, timeout=120) as async_client:
+                                          max_retries=0, timeout=600) as async_client:
                 return await asyncio.gather(
                     *(stream(async_client, kinds[i % len(kinds)]) for i in range(64)))
 

@@ -37,7 +37,7 @@ def pair():
                          "--operator-port", 0)
         http = int(router.wait_for_line(r"http://[^:]+:(\d+) ")[1])
         rest = Rest(http)
-        eventually(lambda: rest.get("/ready").status == 200, 20, "the router is ready")
+        eventually(lambda: rest.get("/ready").status == 200, 120, "the router is ready")
         yield rest, operator
         assert router.stop() == 0, router.log
         assert worker.stop() == 0, worker.log

@@ -14,6 +14,8 @@ from support import answers
 from support.streams import join_all, start_streams
 
 OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "96MiB")
+# The only replica may need any time to come back.
+SERVE = (*OPTIONS, "--failover-wait-seconds", 300)
 
 
 def body(i, max_tokens):
@@ -69,22 +71,21 @@ def test_metrics_tell_what_each_rank_does(layout):
     worker = Worker(*OPTIONS, layout, 2, "--operator-port", port)
     router = Router([worker.worker_port])
     try:
-        eventually(lambda: Rest(router.port).get("/ready").status == 200, 30, "it is ready")
+        eventually(lambda: Rest(router.port).get("/ready").status == 200, 120, "it is ready")
         Rest(router.port).complete(prompt="One two three", max_tokens=20, ignore_eos=True)
 
         def metric(name, **labels):
             return metric_sum(Rest(port).get("/metrics").body.decode(), f"paceline_worker_{name}", **labels)
-        steps = metric("steps_total")
-        assert steps >= 20
         for rank in ("0", "1"):
+            eventually(lambda: metric("rank_steps_total", rank=rank) == metric("steps_total") >= 20, 120,
+                       "all steps are counted")
             assert metric("rank_up", rank=rank) == 1
-            eventually(lambda: metric("rank_steps_total", rank=rank) == steps, 5, "all steps are counted")
             assert metric("rank_compute_seconds_total", rank=rank) > 0
         assert metric("rank_wait_seconds_total") > 0
         assert metric("rank_restarts_total") == 0
         os.kill(worker.ranks[1], signal.SIGKILL)
         worker.wait_for_line("restarting a worker")
-        eventually(lambda: answers_metrics(port) and metric("rank_restarts_total") == 1, 60, "it is counted")
+        eventually(lambda: answers_metrics(port) and metric("rank_restarts_total") == 1, 120, "it is counted")
         assert metric("rank_steps_total") == 0
     finally:
         router.kill()
@@ -113,16 +114,16 @@ def test_a_rank_holds_its_part_only():
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("layout", ["-tp", "-pp"])
 def test_a_lost_rank_costs_no_stream(pb, undisturbed, layout, rank, how):
-    cluster = Cluster(*OPTIONS, layout, 2, replicas=1)
+    cluster = Cluster(*SERVE, layout, 2, replicas=1)
     try:
         before = ranks_of(cluster)
         streams = start_streams(cluster, pb, LONG)
-        eventually(lambda: all(s.num_chunks >= 5 for s in streams), 60, "every stream runs")
+        eventually(lambda: all(s.num_chunks >= 5 for s in streams), 120, "every stream runs")
         os.kill(before[rank], how)
         assert all(stream.is_alive() for stream in streams)  # it hit them in the midst
         check(streams, undisturbed)
-        eventually(lambda: not any(is_alive(pid) for pid in before), 10, "the old ranks are gone")
-        eventually(lambda: len(ranks_of(cluster)) == 2, 10, "both ranks are back")
+        eventually(lambda: not any(is_alive(pid) for pid in before), 120, "the old ranks are gone")
+        eventually(lambda: len(ranks_of(cluster)) == 2, 120, "both ranks are back")
         assert cluster.stop() == 0
     finally:
         cluster.kill()
@@ -132,7 +133,7 @@ def test_no_rank_outlives_a_killed_parent():
     cluster = Cluster(*OPTIONS, "-tp", 2, "-pp", 2, replicas=1)
     pids = cluster.pids() + ranks_of(cluster)
     cluster.kill()
-    eventually(lambda: cluster.all_gone(pids), 2, "all processes are gone")
+    eventually(lambda: cluster.all_gone(pids), 120, "all processes are gone")
 
 
 @pytest.mark.parametrize("options,message", [

@@ -74,17 +74,17 @@ def test_a_killed_worker_leaves_a_whole_file(start_cluster, tmp_path):
         except ValueError:  # read in the middle of a write
             return False
 
-    eventually(all_there, 10, "six tokens in the trace")
+    eventually(all_there, 120, "six tokens in the trace")
     pids = cluster.workers()
     os.kill(cluster.pid, signal.SIGKILL)  # takes its worker with it
-    eventually(lambda: cluster.all_gone(pids), 10, "the worker is gone")
+    eventually(lambda: cluster.all_gone(pids), 120, "the worker is gone")
     assert total(spans(path), "sampling", "rows") == 6
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
     for command in (("generate", MODEL, "-p", "x"), ("bench", MODEL),
                     ("worker", "--model", MODEL, "--port", 0), ("serve", MODEL, "--replicas", 2)):
-        result = run(*command, "--step-trace", "/nowhere/trace.json", timeout=60)
+        result = run(*command, "--step-trace", "/nowhere/trace.json")
         text = result.stderr.decode()
         assert result.returncode == 2, (command, text)
         assert "--step-trace /nowhere/trace" in text and "No such file or directory" in text, text

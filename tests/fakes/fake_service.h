@@ -23,10 +23,10 @@ v1::GenerateChunk MakeChunk(const std::string& text,
                             int32_t choice_index = 0);
 v1::Usage MakeUsage(int32_t prompt_tokens, int32_t completion_tokens, int32_t cached_tokens = 0);
 
-// Looks until `condition` holds; false when it does not within 10 s.
+// Looks until `condition` holds; false when it does not within a minute.
 template <class Condition>
 bool WaitFor(const Condition& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!condition()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -55,7 +55,7 @@ class FakeCall final : public CallHandle {
   bool cancelled() const { return cancelled_; }
   int64_t unsent_bytes() const { return unsent_bytes_; }
   int64_t max_unsent_bytes() const { return max_unsent_bytes_; }
-  bool WaitUntilCancelled(std::chrono::milliseconds timeout = std::chrono::seconds(5)) const;
+  bool WaitUntilCancelled(std::chrono::milliseconds timeout = std::chrono::seconds(60)) const;
   bool finished() const;
 
  private:
@@ -87,7 +87,7 @@ class FakeService final : public Service {
   std::shared_ptr<FakeCall> call(size_t index) const;
   // The call with this index, waiting for it to start; null after `timeout`.
   std::shared_ptr<FakeCall> WaitForCall(
-      size_t index, std::chrono::milliseconds timeout = std::chrono::seconds(5)) const;
+      size_t index, std::chrono::milliseconds timeout = std::chrono::seconds(60)) const;
   // Joined when the service ends; for scripts that go on in the background.
   void RunInBackground(std::function<void()> function);
 

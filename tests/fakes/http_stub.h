@@ -36,7 +36,7 @@ class HttpStub final : public router::HttpHandler {
   bool WaitForRequests(size_t count) const {
     std::unique_lock lock(mutex_);
     return arrived_.wait_for(
-        lock, std::chrono::seconds(10), [&] { return requests_.size() >= count; });
+        lock, std::chrono::seconds(60), [&] { return requests_.size() >= count; });
   }
 
   std::optional<router::HttpResponse> Admit(router::HttpRequest& request) override {

@@ -104,7 +104,7 @@ class TlsGrpcTest : public TlsTest {
   static grpc::StatusCode CallOn(const std::shared_ptr<grpc::Channel>& channel) {
     grpc::GenericStub stub(channel);
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
     grpc::CompletionQueue queue;
     grpc::Status status;
     grpc::ByteBuffer response;

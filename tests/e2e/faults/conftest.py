@@ -1,6 +1,7 @@
 """Fixtures of the fault tests."""
 
 import random
+import re
 
 import pytest
 
@@ -10,8 +11,9 @@ from support.processes import eventually, free_port
 from support.rest import Rest
 
 
-
 OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "96MiB", "--replicas-on-host", 2)
+# For workers that must not count as silent, however busy the machine is.
+PATIENT = ("--lease-ms", 300_000)
 
 
 @pytest.fixture(scope="session")
@@ -52,23 +54,32 @@ class Site:
     def add_router(self, *options, ports=None, **more):
         """Over all workers, unless other `ports` lead to them; ready for requests."""
         ports = ports or [worker.worker_port for worker in self.workers]
-        router = self.keep(Router(ports, *options, **more))
+        # Its log tells where requests run; those that are alone may wait for any time.
+        router = self.keep(Router(ports, "--log-level", "debug", "--failover-wait-seconds", 300, *options, **more))
         self.routers.append(router)
-        eventually(lambda: router.ready_replicas() == len(ports), 30, "all replicas are ready")
-        eventually(lambda: Rest(router.port).get("/ready").status == 200, 30, "it is ready itself")
+        eventually(lambda: router.ready_replicas() == len(ports), 120, "all replicas are ready")
+        eventually(lambda: Rest(router.port).get("/ready").status == 200, 120, "it is ready itself")
         return router
 
     def load(self, *servers, seed=1):
         return Load(servers or self.routers, self._pb, self._undisturbed, seed).start()
 
-    def busiest(self):
-        """The worker that runs most, as the first router sees it."""
+    def worker_of(self, ask, attempt=1):
+        """The worker that a request was sent to by the first router."""
+        found = self.routers[0].wait_for_line(
+            rf"request {ask.id} goes to replica \S+-(\d+) as \S+#0\.{attempt}:")
+        return next(worker for worker in self.workers if worker.ranks[0] == int(found[1]))
+
+    def wait_until_hit(self, worker, load):
+        """The streams that the first router has at `worker`, once there are some: in the midst of their answers, so
+        that a fault now hits them."""
         def look():
-            running = self.routers[0].sequences()
-            count, found = max(((running.get(worker.ranks[0], 0), worker) for worker in self.workers),
-                               key=lambda pair: pair[0])
-            return found if count > 0 else None
-        return eventually(look, 30, "a worker runs something")
+            places = {}
+            for line in list(self.routers[0].lines):
+                if found := re.search(r"request (\S+) goes to replica \S+-(\d+) as ", line):
+                    places[found[1]] = int(found[2])
+            return [ask for ask in load.in_the_midst() if places.get(ask.id) == worker.ranks[0]]
+        return eventually(look, 120, "streams run there")
 
     def restart(self, worker, **more):
         """Another one in the place of one that has ended; its routers may need a while to see it."""
@@ -80,11 +91,13 @@ class Site:
     def wait_until_ready(self):
         for router in self.routers:
             eventually(lambda: router.ready_pids() == {worker.ranks[0] for worker in self.workers},
-                       30, "all replicas are ready")
+                       120, "all replicas are ready")
 
-    def check_whole(self, load, num_faults):
-        """Ends the load and everything: nothing was lost, though streams had to move."""
-        whole = load.stop().check()
+    def check_whole(self, load, num_faults, errors=()):
+        """Ends the load and everything: nothing was lost, though streams had to move. `errors`: what may become of
+        requests that have not begun."""
+        whole = load.stop().check(errors)
+        assert not any(ask.error and ask.times for ask in load.asked), "what had begun was lost"
         tokens = sum(ask.said.num_tokens for ask in whole)
         print(f"{num_faults} faults: {len(whole)} streams, {tokens} tokens")
         for router in self.routers:

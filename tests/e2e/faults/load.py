@@ -57,7 +57,7 @@ def requests():
     found.append(dict(greedy, prompt=f"{TIDE * 20}Page 1:", max_tokens=40, ignore_eos=True, logprobs=1))
     found.append(dict(sampled(9), prompt=f"Page 2. {TIDE * 30}", max_tokens=30, ignore_eos=True))
     found.append(dict(greedy, prompt=f"Page 3. {TIDE * 110}", max_tokens=20, ignore_eos=True))
-    found.append(dict(sampled(10), prompt="It was a long winter, and", max_tokens=300, ignore_eos=True,
+    found.append(dict(sampled(10), prompt="It was a long winter, and", max_tokens=600, ignore_eos=True,
                       logprobs=1))
     return [dict(body, return_token_ids=True) for body in found]
 
@@ -188,8 +188,9 @@ class Undisturbed:
 class Ask:
     """One request and what has come of it so far."""
 
-    def __init__(self, request_id, index, server, is_http):
+    def __init__(self, request_id, index, server, is_http, **more):
         self.id = request_id
+        self.more = more     # fields that do not change the answer
         self.index = index
         self.server = server
         self.is_http = is_http
@@ -243,7 +244,7 @@ class Ask:
                     self.failure = f"{error.code()}: {error.details()}"
 
 
-def wait_for_end(asks, timeout=60):
+def wait_for_end(asks, timeout=300):
     eventually(lambda: all(ask.is_over for ask in asks), timeout, "what was hit has ended")
 
 
@@ -285,13 +286,13 @@ class Load:
         with self._lock:
             self._live[name] = ask
             self.asked.append(ask)
-        ask.run(self._pb, self._undisturbed.bodies[ask.index])
+        ask.run(self._pb, dict(self._undisturbed.bodies[ask.index], **ask.more))
         with self._lock:
             del self._live[name]
 
-    def ask(self, index, is_http=True):
+    def ask(self, index, is_http=True, **more):
         """One more request, beside the others."""
-        ask = Ask(f"extra-{len(self.asked)}", index, self._servers[0], is_http)
+        ask = Ask(f"extra-{len(self.asked)}", index, self._servers[0], is_http, **more)
         self._threads.append(threading.Thread(target=self._run_one, args=(ask.id, ask), daemon=True))
         self._threads[-1].start()
         return ask
@@ -301,7 +302,17 @@ class Load:
         with self._lock:
             return [ask for ask in self._live.values() if ask.times and not ask.is_over]
 
-    def wait_until_busy(self, num_streams=8, timeout=60):
+    def open(self):
+        """What has been asked and has not ended."""
+        with self._lock:
+            return list(self._live.values())
+
+    def in_the_midst(self):
+        """Of the live ones those that have a while to go."""
+        return [ask for ask in self.live() if ask.said.num_tokens + 20 <=
+                self._undisturbed.answer(ask.index, ask.is_http).num_tokens]
+
+    def wait_until_busy(self, num_streams=8, timeout=120):
         """What is live when at least so many are: a fault then hits something."""
         def look():
             live = self.live()
@@ -311,7 +322,7 @@ class Load:
     def stop_asking(self):
         self._is_over.set()
 
-    def stop(self, timeout=90):
+    def stop(self, timeout=300):
         """Waits for the last answers."""
         self.stop_asking()
         end = time.monotonic() + timeout

@@ -41,7 +41,7 @@ class Proxy:
                 client.close()
                 continue
             try:
-                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=60)
             except OSError:
                 client.close()
                 continue

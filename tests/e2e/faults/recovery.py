@@ -34,14 +34,15 @@ def moved(router, since):
 
 def measure(site, kills, dice):
     site.add_workers(2)
-    router = site.add_router("--log-level", "debug")
+    router = site.add_router()
     load = site.load()
     gaps, restarts = [], []
     for _ in range(kills):
         load.wait_until_busy()
         time.sleep(dice.uniform(0, 0.5))
         hit = load.live()
-        worker = site.busiest()
+        worker = dice.choice(site.workers)
+        site.wait_until_hit(worker, load)
         start = time.time()
         worker.kill()
         again = site.restart(worker)

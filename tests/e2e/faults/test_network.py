@@ -26,7 +26,7 @@ def is_ready(site, number):
 
 
 def wait_until_lost(site, number):
-    eventually(lambda: not is_ready(site, number), 10, "its silence is noticed")
+    eventually(lambda: not is_ready(site, number), 120, "its silence is noticed")
 
 
 @pytest.mark.parametrize("ways", [
@@ -36,6 +36,7 @@ def test_silence(proxied, ways):
     site, (proxy, _) = proxied
     load = site.load()
     hit = load.wait_until_busy()
+    site.wait_until_hit(site.workers[0], load)
     for way in ways:
         setattr(proxy, way, True)
     wait_until_lost(site, 0)
@@ -55,11 +56,10 @@ def test_a_broken_connection(proxied, how):
     site, (proxy, _) = proxied
     load = site.load()
     hit = load.wait_until_busy()
-    sequences = site.routers[0].sequences()
+    site.wait_until_hit(site.workers[0], load)
     getattr(proxy, how)()
     wait_for_end(hit)
     site.wait_until_ready()
-    assert sequences
     site.check_whole(load, 1)
 
 
@@ -69,8 +69,9 @@ def test_changed_bytes(proxied):
     load = site.load()
     for _ in range(2):
         hit = load.wait_until_busy()
+        site.wait_until_hit(site.workers[0], load)
         proxy.damage()
-        eventually(lambda: proxy.is_damage_done, 30, "a frame was damaged")
+        eventually(lambda: proxy.is_damage_done, 120, "a frame was damaged")
         wait_for_end(hit)
         site.wait_until_ready()
     # By its checksum; or, if the bit made it no message at all, by the silence that gRPC then keeps.

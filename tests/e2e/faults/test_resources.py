@@ -12,6 +12,7 @@ import sys
 import grpc
 import pytest
 
+from conftest import PATIENT
 from load import wait_for_end
 from support.cluster import Router
 from support.processes import eventually, free_port
@@ -33,12 +34,12 @@ def test_disk_full(site, tmp_path):
                      f'mount -t tmpfs -o size=256k tmpfs {tmp_path} && exec "$@" 2>/dev/full', "sh")
     ports = [free_port() for _ in range(2)]
     for port in ports:
-        site.add_worker("--log-level", "debug", "--step-trace", tmp_path / "trace.json", port=port,
+        site.add_worker(*PATIENT, "--log-level", "debug", "--step-trace", tmp_path / "trace.json", port=port,
                         into=on_small_disk)
     site.add_router(ports=ports)
     load = site.load()
     hit = load.wait_until_busy()
-    eventually(lambda: all(ask.is_over for ask in hit), 60, "they end")
+    eventually(lambda: all(ask.is_over for ask in hit), 120, "they end")
     check_undisturbed(site, load)
 
 
@@ -51,7 +52,7 @@ def test_out_of_memory(site):
     resource.prlimit(worker.pid, resource.RLIMIT_DATA, (1 << 20, hard))
     load = site.load()
     # By the engine, or by whoever else needed some first.
-    assert worker.wait(60) in (3, -signal.SIGABRT), worker.log
+    assert worker.wait(120) in (3, -signal.SIGABRT), worker.log
     assert "cannot allocate" in worker.log or "bad_alloc" in worker.log
     site.restart(worker)
     site.wait_until_ready()
@@ -61,7 +62,7 @@ def test_out_of_memory(site):
 def test_out_of_memory_at_the_start(site):
     """Too little for the weights: the worker says so and ends."""
     worker = site.add_worker(into=("prlimit", f"--data={40 << 20}"))
-    status = worker.wait(30)
+    status = worker.wait(120)
     assert status in (1, -signal.SIGABRT), worker.log
     assert "memory" in worker.log or "alloc" in worker.log
 
@@ -77,12 +78,12 @@ def test_no_file_descriptors_left(site):
     resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (used + 24, hard))
     idle = [socket.create_connection(("127.0.0.1", router.port)) for _ in range(60)]
     hit = load.live()
-    eventually(lambda: all(ask.is_over for ask in hit), 60, "who is served stays so")
+    eventually(lambda: all(ask.is_over for ask in hit), 120, "who is served stays so")
     assert all(ask.error is None and ask.failure is None for ask in hit)
     load.stop_asking()
     for connection in idle:
         connection.close()
-    eventually(lambda: Rest(router.port).get("/ready", timeout=5).status == 200, 30, "it answers again")
+    eventually(lambda: Rest(router.port).get("/ready", timeout=60).status == 200, 120, "it answers again")
     resource.prlimit(router.pid, resource.RLIMIT_NOFILE, (soft, hard))
     load.stop().check(broken=[router])
     site.stop()
@@ -106,14 +107,14 @@ def test_grpc_ports_outlive_a_shortage_of_descriptors(site):
     worker.wait_for_line("gRPC port .* new connections wait: Too many open files")
     assert other.ready_replicas() == 0
     lift()
-    eventually(lambda: other.ready_replicas() == 1, 30, "the second router has its worker")
+    eventually(lambda: other.ready_replicas() == 1, 120, "the second router has its worker")
 
     lift = starve(router)
     with socket.create_connection(("127.0.0.1", router.grpc_port)):
         router.wait_for_line("gRPC port .* new connections wait: Too many open files")
     lift()
     with grpc.insecure_channel(router.grpc_address) as channel:
-        grpc.channel_ready_future(channel).result(timeout=30)
+        grpc.channel_ready_future(channel).result(timeout=120)
     site.stop()
 
 
@@ -146,12 +147,12 @@ def test_the_clock_jumps(site, tmp_path):
     env = {"LD_PRELOAD": FAKETIME[0], "FAKETIME_TIMESTAMP_FILE": str(offset),
            "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     for _ in range(2):
-        site.add_worker(env=env)
+        site.add_worker(*PATIENT, env=env)
     site.add_router(env=env)
     load = site.load()
     for jump in ("+1h", "-1h", "+0"):
         load.wait_until_busy()
         offset.write_text(jump)
         hit = load.live()
-        eventually(lambda: all(ask.is_over for ask in hit), 60, "they end")
+        eventually(lambda: all(ask.is_over for ask in hit), 120, "they end")
     check_undisturbed(site, load)

@@ -5,46 +5,48 @@ import urllib.request
 
 import pytest
 
+from conftest import PATIENT
 from load import LONG_ANSWER
 from support.cluster import metric_sum
 from support.processes import eventually, free_port
 
 
-@pytest.fixture
-def pair(site):
+@pytest.fixture(params=[()])
+def pair(site, request):
     """Two workers with an operator port, under two routers."""
     ports = []
     for _ in range(2):
         ports.append(free_port())
-        site.add_worker("--operator-port", ports[-1])
+        site.add_worker("--operator-port", ports[-1], *request.param)
     site.add_router()
     site.add_router()
 
     def metric(name):
         total = 0
         for port in ports:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
                 total += metric_sum(answer.read().decode(), name)
         return total
     return site, metric
 
 
+@pytest.mark.parametrize("pair", [PATIENT], indirect=True, ids=["patient"])
 def test_one_is_killed(pair):
     """Its clients see broken connections, ask the other one, and are answered; the workers forget
     what it had asked for."""
     site, metric = pair
     first, second = site.routers
     load = site.load()
-    load.wait_until_busy()
+    eventually(lambda: any(ask.server is first for ask in load.in_the_midst()), 120, "it streams")
     first.signal(signal.SIGKILL)
     first.wait()
     before = len(load.asked)
-    eventually(lambda: len(load.asked) > before + 16, 60, "its clients ask the other one")
+    eventually(lambda: len(load.asked) > before + 16, 120, "its clients ask the other one")
     whole = load.stop().check(broken=[first])
     assert all(ask in whole for ask in load.asked if ask.server is second)
     assert any(ask.failure for ask in load.asked)
-    eventually(lambda: metric("vllm:num_requests_running") == 0, 10, "nothing runs for the dead one")
-    assert metric("vllm:kv_cache_usage_perc") == 0
+    eventually(lambda: metric("vllm:num_requests_running") == metric("vllm:kv_cache_usage_perc") == 0, 120,
+               "nothing runs for the dead one")
     assert second.metric("paceline_router_failovers_total") == 0
     site.routers.remove(first)
     site.stop()
@@ -58,12 +60,12 @@ def test_one_is_frozen(pair):
     load = site.load(second)
     mine = site.load(first)
     asks = [mine.ask(LONG_ANSWER, is_http=i % 2 == 0) for i in range(4)]
-    eventually(lambda: all(ask.times for ask in asks), 60, "they run")
+    eventually(lambda: all(ask.times for ask in asks), 120, "they run")
     mine.stop_asking()
     first.signal(signal.SIGSTOP)
-    eventually(lambda: metric("paceline_worker_sessions") == 2, 10, "both workers give it up")
+    eventually(lambda: metric("paceline_worker_sessions") == 2, 120, "both workers give it up")
     wait = load.wait_until_busy(4)
-    eventually(lambda: all(ask.is_over for ask in wait), 60, "the other one goes on")
+    eventually(lambda: all(ask.is_over for ask in wait), 120, "the other one goes on")
     first.signal(signal.SIGCONT)
     mine.stop().check()
     load.stop().check()
@@ -77,14 +79,14 @@ def test_they_share_fairly(site):
     site.add_worker("--max-num-seqs", 8, "--max-num-batched-tokens", 256)
     first, second = site.add_router(), site.add_router()
     loads = [site.load(first, seed=seed) for seed in range(2)]  # 32 streams: ten run, the others wait
-    eventually(lambda: first.waiting() >= 8, 30, "the first has more than fits")
+    eventually(lambda: first.waiting() >= 8, 120, "the first has more than fits")
     late = site.load(second)
-    eventually(lambda: sum(ask.is_over for ask in late.asked) >= 16, 90, "the second is served")
+    eventually(lambda: sum(ask.is_over for ask in late.asked) >= 16, 120, "the second is served")
     since = min(ask.times[0] for ask in late.asked if ask.times)
     answered = [sum(ask.is_over and ask.times[-1] > since for load in part for ask in load.asked)
                 for part in (loads, [late])]
     print(f"answered while both asked: {answered}")
     for load in [*loads, late]:
-        load.stop(timeout=180).check()
+        load.stop().check()
     assert answered[1] > answered[0] / 3
     site.stop()

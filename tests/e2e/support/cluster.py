@@ -28,7 +28,7 @@ def environment(extra=None):
     return env
 
 
-def run(*args, stdin=b"", env=None, timeout=120, **more):
+def run(*args, stdin=b"", env=None, timeout=300, **more):
     """Runs the command to its end; the result's stdout and stderr are bytes."""
     return subprocess.run(
         [binary(), *map(str, args)], input=stdin, capture_output=True, env=environment(env),
@@ -58,7 +58,7 @@ class Process:
     def log(self):
         return "\n".join(self.lines)
 
-    def wait_for_line(self, pattern, timeout=60):
+    def wait_for_line(self, pattern, timeout=120):
         """The match of the first line on stderr that has `pattern`."""
         def look():
             for line in list(self.lines):
@@ -72,10 +72,10 @@ class Process:
     def signal(self, number):
         self.popen.send_signal(number)
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=120):
         """The exit status."""
         status = self.popen.wait(timeout)
-        self._reader.join(5)
+        self._reader.join(120)
         return status
 
     def kill(self):
@@ -83,7 +83,7 @@ class Process:
             self.popen.kill()
         self.popen.wait()
 
-    def stop(self, timeout=30):
+    def stop(self, timeout=120):
         """Ctrl-C; the exit status."""
         if self.popen.poll() is None:
             self.signal(signal.SIGINT)
@@ -102,7 +102,7 @@ class Server(Process):
         return f"127.0.0.1:{self.grpc_port}"
 
     def operator(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.operator_port}{path}", timeout=10) as r:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.operator_port}{path}", timeout=60) as r:
             return r.read().decode()
 
     def metric(self, name, **labels):
@@ -138,7 +138,12 @@ class Server(Process):
         found = re.findall(pattern, self.operator("/metrics"))
         return {int(pid): int(number) for pid, number in found}
 
-    def wait_idle(self, timeout=10):
+    def tokens_from(self, pid):
+        """How many tokens a worker has sent it."""
+        return metric_sum(re.sub(r'engine="[^"]*-(\d+)"', r'engine="\1"', self.operator("/metrics")),
+                          "vllm:generation_tokens_total", engine=str(pid))
+
+    def wait_idle(self, timeout=120):
         eventually(lambda: self.running() == 0 and self.waiting() == 0, timeout,
                    "no request runs or waits")
 

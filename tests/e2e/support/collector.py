@@ -85,7 +85,7 @@ class Collector:
     def of(self, trace_id):
         return [span for span in list(self.spans) if span.trace_id == trace_id]
 
-    def wait_for(self, trace_id, *names, timeout=30):
+    def wait_for(self, trace_id, *names, timeout=120):
         """The trace's spans once it has these, by `service name` or `name`: as often as named."""
         def have():
             found = self.of(trace_id)

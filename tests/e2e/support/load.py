@@ -26,7 +26,7 @@ class Load:
     def __exit__(self, *_):
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(120)
 
     def _run(self):
         while not self._stop.is_set():
@@ -42,9 +42,9 @@ class Load:
                     self.answered += 1
 
     def _ask(self):
-        connection = (http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=60)
+        connection = (http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=300)
                       if self._tls else
-                      http.client.HTTPConnection("127.0.0.1", self._port, timeout=60))
+                      http.client.HTTPConnection("127.0.0.1", self._port, timeout=300))
         try:
             connection.request("POST", "/v1/completions",
                                json.dumps({"prompt": "Once", "max_tokens": 2}), self._headers)

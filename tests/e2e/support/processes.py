@@ -39,14 +39,22 @@ def open_files(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+_reserved = []
+
+
+def free_port(host="127.0.0.1"):
+    """A port that stays reserved for this test run: it is bound here and never listened at, so nobody is given it,
+    and only who asks for it by number and sets SO_REUSEADDR, as servers do, can have it, again and again."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((host, 0))
+    _reserved.append(holder)
+    return holder.getsockname()[1]
 
 
 def eventually(check, timeout, what):
-    """Polls until check() is true and returns its value; fails after `timeout` seconds."""
+    """Polls until check() is true and returns its value; fails after `timeout` seconds, which are to be far more than
+    the slowest machine needs."""
     end = time.monotonic() + timeout
     while True:
         value = check()
@@ -72,5 +80,5 @@ def stop_thread(pid, name):
     for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT
         if ptrace(request, tids[0], 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "ptrace")
-    eventually(lambda: os.waitpid(tids[0], wall | os.WNOHANG)[0] != 0, 10, "the thread stands still")
+    eventually(lambda: os.waitpid(tids[0], wall | os.WNOHANG)[0] != 0, 120, "the thread stands still")
     return has_ended

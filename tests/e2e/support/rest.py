@@ -34,7 +34,7 @@ class Rest:
         self.port = port
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def send(self, method, path, body=None, headers=None, timeout=120):
+    def send(self, method, path, body=None, headers=None, timeout=300):
         """`body`: bytes as they are, or anything else as JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
@@ -75,7 +75,7 @@ class Rest:
     def tokenize(self, **body):
         return self.ok("/tokenize", body)["tokens"]
 
-    def stream(self, path, body, timeout=60):
+    def stream(self, path, body, timeout=300):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         connection.request("POST", path, *self._message(dict(body, stream=True), None))
         return EventStream(connection)

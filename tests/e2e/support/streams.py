@@ -90,7 +90,7 @@ def start_streams(cluster, pb, bodies):
     return streams
 
 
-def join_all(streams, timeout=60):
+def join_all(streams, timeout=300):
     for stream in streams:
         stream.join(timeout)
         assert not stream.is_alive(), f"no end after {stream.num_chunks} chunks"

@@ -6,7 +6,7 @@ import struct
 import time
 
 
-def connect(port, timeout=15):
+def connect(port, timeout=60):
     connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
@@ -71,7 +71,7 @@ def parse_responses(data):
     return responses
 
 
-def exchange(port, data, timeout=15):
+def exchange(port, data, timeout=60):
     """Sends the bytes and reads responses until the server closes the connection."""
     with connect(port, timeout) as connection:
         send_all(connection, data)
@@ -131,7 +131,7 @@ def frame(kind, flags, stream, payload=b""):
 class Http2:
     """A client connection that sends the frames that it is told to."""
 
-    def __init__(self, port, timeout=15):
+    def __init__(self, port, timeout=60):
         self.connection = connect(port, timeout)
         self.connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
         self._buffer = b""

@@ -77,12 +77,12 @@ class RecordingSink final : public CallSink {
     return chunks_;
   }
   // Waits for the terminal event; false after `seconds`.
-  bool Wait(int seconds = 20) {
+  bool Wait(int seconds = 60) {
     std::unique_lock<std::mutex> lock(mutex_);
     return changed_.wait_for(lock, std::chrono::seconds(seconds), [this] { return IsOver(); });
   }
   // Waits until choice 0 has at least `count` bytes of text.
-  bool WaitForText(size_t count, int seconds = 20) {
+  bool WaitForText(size_t count, int seconds = 60) {
     std::unique_lock<std::mutex> lock(mutex_);
     return changed_.wait_for(
         lock, std::chrono::seconds(seconds), [&] { return texts_[0].size() >= count || IsOver(); });

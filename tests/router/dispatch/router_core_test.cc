@@ -60,7 +60,7 @@ class RouterCoreTest : public testing::TestWithParam<Transport> {
   // Waits for what other threads do; a limit so that a failure ends.
   template <typename Condition>
   static void Eventually(Condition condition) {
-    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (!condition()) {
       ASSERT_LT(std::chrono::steady_clock::now(), limit) << "it never came true";
       std::this_thread::sleep_for(std::chrono::milliseconds(1));

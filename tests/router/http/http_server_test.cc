@@ -346,7 +346,7 @@ TEST_F(HttpServerTest, StoppingLetsAnswersEnd) {
   const auto call = service_.WaitForCall(0);
   call->Emit(MakeChunk("x"));
   ASSERT_TRUE(client.ReceiveUntil("\"x\""));
-  std::thread stopper([&] { server_->Stop(milliseconds(10'000)); });
+  std::thread stopper([&] { server_->Stop(milliseconds(600'000)); });
   EXPECT_TRUE(idle.WaitForClose());
   EXPECT_TRUE(WaitFor([this] { return !RawClient(port()).connected(); }));
   call->Emit(MakeChunk("y", v1::FINISH_REASON_STOP));
@@ -400,7 +400,7 @@ TEST_F(HttpServerTest, ManyClientsAtOnceGetTheirOwnAnswers) {
         const bool stream = (c + i) % 2 == 0;
         client.Send(PostRequest("/v1/completions",
                                 nlohmann::json{{"prompt", text}, {"stream", stream}}.dump()));
-        const RawResponse response = client.Receive(milliseconds(20'000));
+        const RawResponse response = client.Receive();
         size_t count = 0;
         for (size_t at = 0; (at = response.body.find(text, at)) != std::string::npos; ++at) ++count;
         good += response.complete && count == 20;

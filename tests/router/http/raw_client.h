@@ -33,11 +33,11 @@ class RawClient {
   // False when the peer has closed.
   bool Send(const std::string& bytes);
   // The next whole response; what follows it stays for the next call.
-  RawResponse Receive(Timeout timeout = Timeout(5'000), bool head_only_body = false);
+  RawResponse Receive(Timeout timeout = Timeout(60'000), bool head_only_body = false);
   // Until `text` was received (or the end); what came so far stays for Receive.
-  bool ReceiveUntil(const std::string& text, Timeout timeout = Timeout(5'000));
+  bool ReceiveUntil(const std::string& text, Timeout timeout = Timeout(60'000));
   // True when the peer closes within `timeout`; what comes before is dropped.
-  bool WaitForClose(Timeout timeout = Timeout(5'000));
+  bool WaitForClose(Timeout timeout = Timeout(60'000));
   void ShutdownWrite();
   void Reset();  // RST instead of FIN
   void Close();
