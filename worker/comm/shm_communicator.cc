@@ -181,13 +181,13 @@ class ShmCommunicator final : public Communicator {
   }
 
   absl::Status DoCheckPeers() override {
-    if (group_->aborted()) return group_->AbortedStatus();
     const int dead = DeadPeer();
+    int left = 0;
+    while (left < size() && group_->seat(left).left.load(std::memory_order_acquire) == 0) ++left;
+    // Looked at last: a peer aborts before it leaves or dies.
+    if (group_->aborted()) return group_->AbortedStatus();
     if (dead >= 0) return absl::UnavailableError(absl::StrCat(NameOf(dead), " died"));
-    for (int peer = 0; peer < size(); ++peer) {
-      if (group_->seat(peer).left.load(std::memory_order_acquire) == 0) continue;
-      return absl::UnavailableError(absl::StrCat(NameOf(peer), " left the group"));
-    }
+    if (left < size()) return absl::UnavailableError(absl::StrCat(NameOf(left), " left the group"));
     return absl::OkStatus();
   }
 
@@ -282,10 +282,10 @@ class ShmCommunicator final : public Communicator {
     while (true) {
       const int64_t left_ms = (deadline_ns_ - NowNs() + 999'999) / 1'000'000;
       signal.Sleep(target, std::clamp<int64_t>(left_ms, 1, kLookMs));
-      if (group_->aborted()) return group_->AbortedStatus();
-      // Looked at before the signal: what a peer does, it does before it leaves or dies.
+      // Looked at before the rest: what a peer does, it does before it leaves or dies.
       const bool has_left = group_->seat(peer).left.load(std::memory_order_acquire) != 0;
       const int dead = DeadPeer();
+      if (group_->aborted()) return group_->AbortedStatus();
       if (signal.Reached(target)) return absl::OkStatus();
       if (has_left) return absl::UnavailableError(absl::StrCat(NameOf(peer), " left the group"));
       if (dead >= 0) return absl::UnavailableError(absl::StrCat(NameOf(dead), " died"));
