@@ -44,6 +44,21 @@ void Free(void* memory);
 absl::StatusOr<void*> AllocatePinned(int64_t bytes);
 void FreePinned(void* memory);
 
+// Memory of the thread's device that other processes of this host can reach, each with its own
+// device. Freed by Free; those that have it say Unmap before.
+struct SharedHandle {
+  char bytes[128];
+};
+struct SharedMemory {
+  void* memory = nullptr;
+  SharedHandle handle;  // for any process
+};
+absl::StatusOr<SharedMemory> AllocateShared(int64_t bytes);
+// Where the thread's device finds memory that another process, or another thread of this one, has
+// allocated. The error says why it does not reach it.
+absl::StatusOr<void*> Map(const SharedHandle& handle);
+void Unmap(void* memory);
+
 absl::StatusOr<Stream> CreateStream();
 void DestroyStream(Stream stream);
 // Returns when all work of the stream is done; its errors come out here.

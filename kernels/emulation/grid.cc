@@ -1,15 +1,18 @@
 #include "kernels/emulation/grid.h"
 
 #include <sanitizer/asan_interface.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
 #include <cstring>
 #include <deque>
+#include <list>
 #include <mutex>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -57,7 +60,7 @@ struct AsyncCopy {
   std::vector<char> bytes;
 };
 
-enum class State { kReady, kAtBarrier, kAtMeeting, kDone };
+enum class State { kReady, kAtBarrier, kAtMeeting, kPolling, kDone };
 
 struct Thread {
   context::fiber fiber;
@@ -67,6 +70,7 @@ struct Thread {
   Location location;
   void* mine = nullptr;
   absl::FunctionRef<void(Lanes)>* meet = nullptr;
+  absl::FunctionRef<bool()>* is_there = nullptr;
 
   std::vector<AsyncCopy> collected;
   std::deque<std::vector<AsyncCopy>> groups;
@@ -91,8 +95,10 @@ class Block {
         shared_(shared_bytes + kSharedAlignment, static_cast<char>(kPoison)),
         threads_(size.x * size.y * size.z) {}
 
-  // The error, or "".
+  // The error, or "". Returns when all threads are done, or none can go on before something comes
+  // from outside; more calls go on.
   std::string Run(absl::FunctionRef<void()> body);
+  bool is_done() const { return is_done_; }
 
   Index3 grid() const { return grid_; }
   Index3 size() const { return size_; }
@@ -132,6 +138,8 @@ class Block {
   std::vector<Thread> threads_;
   context::fiber scheduler_;
   int32_t current_ = 0;
+  bool is_started_ = false;
+  bool is_done_ = false;
   std::string error_;
 };
 
@@ -151,16 +159,22 @@ void Block::Start(int32_t i, absl::FunctionRef<void()> body) {
 
 std::string Block::Run(absl::FunctionRef<void()> body) {
   const auto num_threads = static_cast<int32_t>(threads_.size());
-  for (int32_t i = 0; i < num_threads; ++i) Start(i, body);
+  for (int32_t i = 0; i < num_threads && !is_started_; ++i) Start(i, body);
+  is_started_ = true;
   try {
     while (true) {
       std::vector<int32_t> ready;
-      bool all_done = true;
+      bool polls = false;
+      is_done_ = true;
       for (int32_t i = 0; i < num_threads; ++i) {
-        if (threads_[i].state == State::kReady) ready.push_back(i);
-        all_done &= threads_[i].state == State::kDone;
+        Thread& thread = threads_[i];
+        if (thread.state == State::kPolling && (*thread.is_there)()) thread.state = State::kReady;
+        if (thread.state == State::kReady) ready.push_back(i);
+        polls |= thread.state == State::kPolling;
+        is_done_ &= thread.state == State::kDone;
       }
-      if (all_done) break;
+      if (is_done_) break;
+      if (ready.empty() && polls) break;
       if (ready.empty()) {
         for (int32_t i = 0; i < num_threads; ++i) {
           if (threads_[i].state != State::kDone) {
@@ -195,7 +209,7 @@ void Block::MeetIfComplete(int32_t warp) {
   Thread* const lanes = &threads_[warp * kWarpSize];
   int32_t first = -1;
   for (int32_t lane = 0; lane < kWarpSize; ++lane) {
-    if (lanes[lane].state == State::kReady) return;
+    if (lanes[lane].state == State::kReady || lanes[lane].state == State::kPolling) return;
     if (lanes[lane].state == State::kAtMeeting && first < 0) first = lane;
   }
   if (first < 0) return;
@@ -225,7 +239,8 @@ void Block::MeetIfComplete(int32_t warp) {
 void Block::PassBarrierIfComplete() {
   int32_t first = -1;
   for (size_t i = 0; i < threads_.size(); ++i) {
-    if (threads_[i].state == State::kReady || threads_[i].state == State::kAtMeeting) return;
+    const State state = threads_[i].state;
+    if (state != State::kAtBarrier && state != State::kDone) return;
     if (threads_[i].state == State::kAtBarrier && first < 0) first = static_cast<int32_t>(i);
   }
   if (first < 0) return;
@@ -248,6 +263,14 @@ void Block::Wait(State state, const char* operation, const Location& location) {
   scheduler_ = std::move(scheduler_).resume();
 }
 
+// Of two launches that wait for each other, block by block, each may have begun with another block;
+// the rest they start in order, as a GPU does, so each soon comes to what the other waits for.
+constexpr size_t kMostWaiting = 2;
+
+bool Precedes(const Index3& a, const Index3& b) {
+  return std::tie(a.z, a.y, a.x) < std::tie(b.z, b.y, b.x);
+}
+
 }  // namespace
 
 void SetSeed(uint64_t seed) {
@@ -265,7 +288,7 @@ absl::Status Launch(Index3 grid,
     return absl::InvalidArgumentError(
         absl::StrCat("launch of ", threads, " threads a block: a multiple of 32, at most 1024"));
   }
-  const std::lock_guard lock(g_launch);
+  std::unique_lock lock(g_launch);
   std::vector<Index3> positions;
   for (int32_t z = 0; z < grid.z; ++z) {
     for (int32_t y = 0; y < grid.y; ++y) {
@@ -273,12 +296,27 @@ absl::Status Launch(Index3 grid,
     }
   }
   std::shuffle(positions.begin(), positions.end(), g_random);
-  for (const Index3& position : positions) {
-    Block running(grid, block, position, shared_bytes);
+  std::list<Block> waiting;
+  const auto run = [&](Block& running) {
     g_block = &running;
-    const std::string error = running.Run(body);
+    std::string error = running.Run(body);
     g_block = nullptr;
-    if (!error.empty()) return absl::InternalError(error);
+    return error;
+  };
+  for (auto next = positions.begin(); next != positions.end() || !waiting.empty();) {
+    if (next != positions.end() && waiting.size() < kMostWaiting) {
+      waiting.emplace_back(grid, block, *next++, shared_bytes);
+    } else {
+      lock.unlock();
+      sched_yield();
+      lock.lock();
+    }
+    for (auto it = waiting.begin(); it != waiting.end();) {
+      const std::string error = run(*it);
+      if (!error.empty()) return absl::InternalError(error);
+      it = it->is_done() ? waiting.erase(it) : std::next(it);
+    }
+    if (waiting.size() == 1) std::sort(next, positions.end(), Precedes);
   }
   return absl::OkStatus();
 }
@@ -301,6 +339,12 @@ void MeetWarp(const char* operation,
   self.mine = mine;
   self.meet = &meet;
   g_block->Wait(State::kAtMeeting, operation, location);
+}
+
+void AwaitOutside(absl::FunctionRef<bool()> is_there, const Location& location) {
+  if (is_there()) return;
+  g_block->current().is_there = &is_there;
+  g_block->Wait(State::kPolling, "AwaitOutside", location);
 }
 
 void CopyAsync(void* to, const void* from, int32_t bytes, const Location& location) {

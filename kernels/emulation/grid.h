@@ -1,7 +1,7 @@
 // A small model of the CUDA thread hierarchy on one CPU thread: what runs a kernel that was
 // compiled for the CPU, and finds what a GPU would hide. Blocks run one after the other; the
 // threads of a block are fibres that run in an order drawn from a seed and change only where they
-// meet.
+// meet. A block that can only wait for another launch, or for the host, lets others run.
 //
 // An error ends the launch and says what, in which block and thread, and in which line of the
 // kernel:
@@ -12,7 +12,7 @@
 // copy will overwrite until its thread has waited for it: who reads too early sees NaN, and who
 // forgets a barrier gets an answer that depends on the seed.
 //
-// One launch at a time per process, others wait; any thread.
+// One launch at a time per process, others wait but for those that wait themselves; any thread.
 #ifndef PACELINE_KERNELS_EMULATION_GRID_H_
 #define PACELINE_KERNELS_EMULATION_GRID_H_
 
@@ -62,6 +62,9 @@ void MeetWarp(const char* operation,
               const Location& location,
               void* mine,
               absl::FunctionRef<void(Lanes lanes)> meet);
+
+// Returns when is_there(), which asks memory that other launches or the host write.
+void AwaitOutside(absl::FunctionRef<bool()> is_there, const Location& location);
 
 // An asynchronous copy of `bytes` (4, 8 or 16) to shared memory, in the group being collected.
 void CopyAsync(void* to, const void* from, int32_t bytes, const Location& location);

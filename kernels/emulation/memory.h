@@ -13,6 +13,11 @@ namespace paceline::kernels::emulation {
 void* Allocate(int64_t bytes);
 void Free(void* memory, int64_t bytes);
 
+// The same of memory that other processes can map, as long as `fd` is open somewhere. MapShared's
+// is what `fd` has; null: there is none.
+void* AllocateShared(int64_t bytes, int& fd);
+void* MapShared(int fd, int64_t bytes);
+
 }  // namespace paceline::kernels::emulation
 
 #endif  // PACELINE_KERNELS_EMULATION_MEMORY_H_

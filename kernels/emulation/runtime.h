@@ -14,6 +14,11 @@ void SetMemoryBytes(int64_t bytes);
 int64_t AllocatedBytes();
 // Graphs that were started, by all threads.
 int64_t NumGraphStarts();
+// Streams that are made from now on have a thread each that does their work, later; false: it is
+// done at once, by whom it comes from.
+void SetStreamsAsync(bool async);
+// The next time memory of another process is mapped, it is out of reach.
+void FailNextMap();
 // The device fails for good, as after a kernel that traps: waits and copies are Unavailable.
 void BreakDevice();
 

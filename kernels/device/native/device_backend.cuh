@@ -120,17 +120,25 @@ __device__ __forceinline__ uint64_t AtomicAdd(uint64_t* to, uint64_t value) {
   return atomicAdd(reinterpret_cast<unsigned long long*>(to), value);
 }
 
-// Between devices: what this thread's device has written so far is seen by who awaits the value.
-__device__ __forceinline__ void StoreRelease(uint32_t* to, uint32_t value) {
-  asm volatile("fence.acq_rel.sys; st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value)
+// Between devices: what this thread's block has written before a barrier is seen by who awaits the
+// value.
+__device__ __forceinline__ void StoreRelease(uint64_t* to, uint64_t value) {
+  asm volatile("fence.acq_rel.sys; st.release.sys.global.u64 [%0], %1;" ::"l"(to), "l"(value)
                : "memory");
 }
-// Until it is `value` or more, counting past the largest number.
-__device__ __forceinline__ void AwaitAtLeast(const uint32_t* from, uint32_t value) {
-  uint32_t seen;
-  do {
-    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(seen) : "l"(from) : "memory");
-  } while (static_cast<int32_t>(seen - value) < 0);
+// Until it is `value` or more, or `*stop`, in memory of the host, is not 0: that is looked at
+// seldom, since it is far.
+__device__ __forceinline__ void AwaitAtLeast(uint64_t* from, uint64_t value, uint32_t* stop) {
+  constexpr int kLook = 1024;
+  for (int i = 1;; ++i) {
+    uint64_t seen;
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(seen) : "l"(from) : "memory");
+    if (seen >= value) return;
+    if (i % kLook != 0) continue;
+    uint32_t stopped;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(stopped) : "l"(stop) : "memory");
+    if (stopped != 0) return;
+  }
 }
 
 __device__ __forceinline__ uint32_t FloatBits(float x) { return __float_as_uint(x); }

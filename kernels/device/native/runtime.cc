@@ -5,6 +5,10 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <bit>
+#include <mutex>
+#include <random>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/device/native/error.h"
@@ -20,6 +24,26 @@ cudaEvent_t NativeEvent(Event event) { return static_cast<cudaEvent_t>(event); }
 
 // Rows further apart than this are copied one by one: CUDA's limit.
 constexpr int64_t kMaxPitch = (int64_t{1} << 31) - 1;
+
+struct NativeHandle {
+  uint64_t process;
+  void* memory;  // there
+  char pci_address[32];
+  cudaIpcMemHandle_t ipc;
+  char unused[sizeof(SharedHandle) - 48 - sizeof(cudaIpcMemHandle_t)];
+};
+
+std::mutex g_mutex;
+std::set<void*> g_mapped;  // of other processes; guarded by g_mutex
+
+// Names this process among those of all hosts and containers, as its number does not.
+uint64_t ThisProcess() {
+  static const uint64_t process = [] {
+    std::random_device random;
+    return uint64_t{random()} << 32 | random();
+  }();
+  return process;
+}
 
 absl::Status WhyNoDevice(cudaError_t error) {
   if (error == cudaErrorInsufficientDriver) {
@@ -106,6 +130,72 @@ absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
 }
 
 void FreePinned(void* memory) { cudaFreeHost(memory); }
+
+absl::StatusOr<SharedMemory> AllocateShared(int64_t bytes) {
+  // Smaller pieces may lie in one allocation of the driver's, which would be shared as a whole.
+  constexpr int64_t kWhole = int64_t{2} << 20;
+  int device = 0;
+  NativeHandle handle{.process = ThisProcess()};
+  if (absl::Status status = ToStatus(cudaGetDevice(&device)); !status.ok()) return status;
+  absl::Status status =
+      ToStatus(cudaDeviceGetPCIBusId(handle.pci_address, sizeof(handle.pci_address), device));
+  if (!status.ok()) return status;
+  absl::StatusOr<void*> memory = Allocate((bytes + kWhole - 1) / kWhole * kWhole);
+  if (!memory.ok()) return memory.status();
+  handle.memory = *memory;
+  status = ToStatus(cudaIpcGetMemHandle(&handle.ipc, *memory));
+  if (!status.ok()) {
+    Free(*memory);
+    return status;
+  }
+  return SharedMemory{.memory = *memory, .handle = std::bit_cast<SharedHandle>(handle)};
+}
+
+// A device that this process is not shown may be reached nevertheless: only the driver knows.
+absl::StatusOr<void*> Map(const SharedHandle& shared) {
+  const auto handle = std::bit_cast<NativeHandle>(shared);
+  int device = 0;
+  if (absl::Status status = ToStatus(cudaGetDevice(&device)); !status.ok()) return status;
+  int owner = -1;
+  if (cudaDeviceGetByPCIBusId(&owner, handle.pci_address) != cudaSuccess) {
+    cudaGetLastError();
+    owner = -1;
+  }
+  if (owner >= 0 && owner != device) {
+    int reaches = 0;
+    absl::Status status = ToStatus(cudaDeviceCanAccessPeer(&reaches, device, owner));
+    if (!status.ok()) return status;
+    if (reaches == 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the GPU has no way to the memory of GPU ", handle.pci_address));
+    }
+  }
+  void* memory = handle.memory;
+  if (handle.process == ThisProcess()) {
+    if (owner == device) return memory;
+    const cudaError_t error = cudaDeviceEnablePeerAccess(owner, 0);
+    if (error == cudaErrorPeerAccessAlreadyEnabled) {
+      cudaGetLastError();
+      return memory;
+    }
+    if (absl::Status status = ToStatus(error); !status.ok()) return status;
+    return memory;
+  }
+  absl::Status status =
+      ToStatus(cudaIpcOpenMemHandle(&memory, handle.ipc, cudaIpcMemLazyEnablePeerAccess));
+  if (!status.ok()) return status;
+  const std::lock_guard lock(g_mutex);
+  g_mapped.insert(memory);
+  return memory;
+}
+
+void Unmap(void* memory) {
+  {
+    const std::lock_guard lock(g_mutex);
+    if (g_mapped.erase(memory) == 0) return;  // of this process
+  }
+  cudaIpcCloseMemHandle(memory);
+}
 
 absl::StatusOr<Stream> CreateStream() {
   cudaStream_t stream = nullptr;

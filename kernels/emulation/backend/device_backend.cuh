@@ -3,6 +3,7 @@
 #ifndef PACELINE_KERNELS_DEVICE_BACKEND_CUH_
 #define PACELINE_KERNELS_DEVICE_BACKEND_CUH_
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -173,12 +174,18 @@ T AtomicAdd(T* to, T value) {
   return before;
 }
 
-inline void StoreRelease(uint32_t* to, uint32_t value) { *to = value; }
-// Nobody else runs meanwhile: what is not there will never be.
-inline void AwaitAtLeast(const uint32_t* from,
-                         uint32_t value,
+inline void StoreRelease(uint64_t* to, uint64_t value) {
+  std::atomic_ref(*to).store(value, std::memory_order_release);
+}
+inline void AwaitAtLeast(uint64_t* from,
+                         uint64_t value,
+                         uint32_t* stop,
                          const Location& at = Location::current()) {
-  emulation::Check(static_cast<int32_t>(*from - value) >= 0, "AwaitAtLeast: waits for ever", at);
+  const auto is_there = [&] {
+    return std::atomic_ref(*from).load(std::memory_order_acquire) >= value ||
+           std::atomic_ref(*stop).load(std::memory_order_relaxed) != 0;
+  };
+  emulation::AwaitOutside(is_there, at);
 }
 
 inline uint32_t FloatBits(float x) { return std::bit_cast<uint32_t>(x); }
@@ -228,14 +235,15 @@ inline float InverseSqrt(float x) { return 1.0f / std::sqrt(x); }
 
 // Runs kernel(args…) on every thread of the grid.
 template <typename... Parameters, typename... Args>
-absl::Status Launch(Stream,
+absl::Status Launch(Stream stream,
                     Index3 grid,
                     Index3 block,
                     int64_t shared_bytes,
                     void (*kernel)(Parameters...),
                     const Args&... args) {
-  return emulation::DoOrCapture(
-      [=] { return emulation::Launch(grid, block, shared_bytes, [&] { kernel(args...); }); });
+  return emulation::DoOrCapture(stream, [=] {
+    return emulation::Launch(grid, block, shared_bytes, [&] { kernel(args...); });
+  });
 }
 
 }  // namespace paceline::kernels::device
