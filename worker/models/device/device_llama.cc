@@ -54,6 +54,8 @@ absl::Status DeviceLlama::RunLayers(const ForwardContext& context,
                                     const DeviceBatch& batch,
                                     absl::FunctionRef<void()> on_layer) {
   if (options_.place.is_first_stage()) RETURN_IF_ERROR(Embed(context, batch));
+  RETURN_IF_ERROR(
+      Norm(hidden_.as<float>(), layers_.front().attention_norm, batch.rows, norm_.data()));
   for (size_t i = 0; i < layers_.size(); ++i) {
     RETURN_IF_ERROR(RunLayer(context, batch, static_cast<int32_t>(i)));
     on_layer();
@@ -84,10 +86,8 @@ absl::Status DeviceLlama::RunLayer(const ForwardContext& context,
   const DecoderLayer& layer = layers_[index];
   Communicator* const comm = context.tensor_group;
   const bool gathers = comm != nullptr && !adds_up();
-  float* const hidden = hidden_.as<float>();
   void* const own = gathers ? own_.data() : projected_.data();
 
-  RETURN_IF_ERROR(Norm(hidden, layer.attention_norm, batch.rows, norm_.data()));
   RETURN_IF_ERROR(layer.qkv.Forward(stream_,
                                     {.x = norm_.data(),
                                      .rows = batch.rows,
@@ -114,10 +114,9 @@ absl::Status DeviceLlama::RunLayer(const ForwardContext& context,
     RETURN_IF_ERROR(exchange_->GatherColumns(
         *comm, heads().query, batch.rows, kernels::DTypeSize(dtype()), own, projected_.data()));
   }
-  RETURN_IF_ERROR(AddToHidden(
-      context, layer.output, projected_.data(), heads().query.begin() == 0, batch.rows));
+  RETURN_IF_ERROR(
+      AddToHidden(context, layer.output, heads().query.begin() == 0, batch.rows, &layer.mlp_norm));
 
-  RETURN_IF_ERROR(Norm(hidden, layer.mlp_norm, batch.rows, norm_.data()));
   const Shares& inner = partition_.inner;
   RETURN_IF_ERROR(layer.gate_up.Forward(stream_,
                                         {.x = norm_.data(),
@@ -135,7 +134,12 @@ absl::Status DeviceLlama::RunLayer(const ForwardContext& context,
     RETURN_IF_ERROR(exchange_->GatherColumns(
         *comm, inner, batch.rows, kernels::DTypeSize(dtype()), own, projected_.data()));
   }
-  return AddToHidden(context, layer.down, projected_.data(), inner.begin() == 0, batch.rows);
+  const bool is_last = index + 1 == static_cast<int32_t>(layers_.size());
+  return AddToHidden(context,
+                     layer.down,
+                     inner.begin() == 0,
+                     batch.rows,
+                     is_last ? nullptr : &layers_[index + 1].attention_norm);
 }
 
 absl::Status DeviceLlama::Attend(const DeviceBatch& batch, int32_t layer, void* out) {
@@ -188,25 +192,30 @@ absl::Status DeviceLlama::Attend(const DeviceBatch& batch, int32_t layer, void* 
 
 absl::Status DeviceLlama::AddToHidden(const ForwardContext& context,
                                       const DeviceLinear& linear,
-                                      const void* x,
                                       bool is_first,
-                                      int32_t rows) {
+                                      int32_t rows,
+                                      const DeviceBuffer* norm) {
   const Shares& shares = partition_.hidden;
   const int64_t begin = adds_up() ? 0 : shares.begin();
+  auto* const hidden = hidden_.as<float>();
   RETURN_IF_ERROR(linear.Forward(stream_,
-                                 {.x = x,
+                                 {.x = projected_.data(),
                                   .rows = rows,
-                                  .y = hidden_.as<float>() + begin,
+                                  .y = hidden + begin,
                                   .y_stride = config_.hidden_size,
                                   .y_dtype = DType::kF32,
                                   .accumulate = is_first || !adds_up()}));
-  if (context.tensor_group == nullptr) return absl::OkStatus();
-  if (adds_up()) {
-    return exchange_->Sum(
-        *context.tensor_group, hidden_.as<float>(), int64_t{rows} * config_.hidden_size);
+  if (context.tensor_group == nullptr) {
+    return norm == nullptr ? absl::OkStatus() : Norm(hidden, *norm, rows, norm_.data());
   }
-  return exchange_->GatherColumnsInPlace(
-      *context.tensor_group, shares, rows, sizeof(float), hidden_.data());
+  const kernels::DevicePeerNorm after{.weight = norm == nullptr ? nullptr : norm->as<const float>(),
+                                      .out = norm_.data(),
+                                      .eps = config_.rms_norm_eps,
+                                      .dtype = dtype()};
+  if (adds_up()) {
+    return exchange_->Sum(*context.tensor_group, hidden, rows, config_.hidden_size, after);
+  }
+  return exchange_->GatherColumnsInPlace(*context.tensor_group, shares, rows, hidden, after);
 }
 
 absl::Status DeviceLlama::Norm(float* x,

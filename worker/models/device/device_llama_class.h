@@ -121,14 +121,15 @@ class DeviceLlama final : public CausalLm {
                          const DeviceBatch& batch,
                          absl::FunctionRef<void()> on_layer);
   absl::Status Embed(const ForwardContext& context, const DeviceBatch& batch);
+  // From the norm before attention, in norm_, to that of the next layer, if there is one.
   absl::Status RunLayer(const ForwardContext& context, const DeviceBatch& batch, int32_t layer);
   absl::Status Attend(const DeviceBatch& batch, int32_t layer, void* out);
-  // hidden += x W^T, on all ranks.
+  // hidden += projected W^T, on all ranks, and norm_ is its norm.
   absl::Status AddToHidden(const ForwardContext& context,
                            const DeviceLinear& linear,
-                           const void* x,
                            bool is_first,  // rank, which adds what there was
-                           int32_t rows);
+                           int32_t rows,
+                           const DeviceBuffer* norm);  // weights; null: none
   // Until all that is enqueued is done.
   absl::Status Await() {
     return ranks_ == nullptr ? kernels::device::Synchronize(stream_) : ranks_->Await(stream_);

@@ -35,8 +35,9 @@ absl::StatusOr<std::unique_ptr<CausalLm>> DeviceLlama::Load(const model::GgufFil
   ASSIGN_OR_RETURN(llama->stream_owner_, DeviceStream::Create());
   llama->stream_ = llama->stream_owner_->get();
   if (options.replica != nullptr) {
-    ASSIGN_OR_RETURN(llama->ranks_,
-                     DeviceRanks::Form(options.device, options.place, *options.replica));
+    ASSIGN_OR_RETURN(
+        llama->ranks_,
+        DeviceRanks::Form(llama->stream_, options.device, options.place, *options.replica));
   }
   RETURN_IF_ERROR(llama->LoadWeights(loader));
   RETURN_IF_ERROR(llama->AllocateScratch());
@@ -188,18 +189,23 @@ absl::Status DeviceLlama::AllocateScratch() {
   const int64_t best_bytes = logit_rows * int64_t{sizeof(kernels::DeviceBestLogit)};
   ASSIGN_OR_RETURN(best_, DeviceBuffer::Allocate(best_bytes, use_.workspace));
   ASSIGN_OR_RETURN(staged_best_, PinnedBuffer::Allocate(best_bytes));
+  // Graphs hold no exchange that the host, or NCCL, has a part in.
+  int64_t filled_rows = rows;
   if (place.tensor_size > 1) {
     RETURN_IF_ERROR(allocate(own_, rows * std::max(q_size(), partition_.inner.size()), dtype()));
     const int64_t small = kernels::DTypeSize(dtype());
     constexpr int64_t kLarge = sizeof(float);
     const int64_t part = adds_up() ? hidden : partition_.hidden.largest();
+    const int64_t narrow = std::max(heads().query.largest(), partition_.inner.largest()) * small;
     Exchange::Options options{
         .matrix_bytes =
             rows * std::max(hidden * kLarge, std::max(heads().query.total(), inner) * small),
-        .piece_bytes =
-            rows * std::max(part * kLarge,
-                            std::max(heads().query.largest(), partition_.inner.largest()) * small),
-        .nccl = ranks_ == nullptr ? nullptr : ranks_->tensor()};
+        .piece_bytes = rows * std::max(part * kLarge, narrow),
+        .nccl = ranks_ == nullptr ? nullptr : ranks_->tensor(),
+        .peers = ranks_ == nullptr ? nullptr : ranks_->peers()};
+    filled_rows = options.peers == nullptr
+                      ? 0
+                      : options.peers->piece_bytes() / std::max(hidden * kLarge, narrow);
     if (place.is_last_stage()) {
       const Shares& vocabulary = partition_.vocabulary;
       options.matrix_bytes =
@@ -211,19 +217,19 @@ absl::Status DeviceLlama::AllocateScratch() {
   }
   const int32_t chunks =
       (options_.max_positions + kernels::kDeviceKvChunk - 1) / kernels::kDeviceKvChunk;
-  const int32_t items = std::max(kDecodeItems, chunks * heads().num_kv_heads);
+  const int32_t items = std::max(kDecodeItems, chunks * config_.num_kv_heads);
   RETURN_IF_ERROR(allocate(partials_,
                            kernels::DecodePartialFloats(
                                items, heads().num_heads, heads().num_kv_heads, config_.head_dim),
                            DType::kF32));
-  ASSIGN_OR_RETURN(inputs_,
-                   StepInputs::Create(
-                       {.num_heads = heads().num_heads,
-                        .num_kv_heads = heads().num_kv_heads,
-                        .max_decode_items = items,
-                        // Ranks meet on the host within a pass.
-                        .max_filled_rows = place.tensor_size == 1 ? options_.max_batch_tokens : 0},
-                       use_.workspace));
+  ASSIGN_OR_RETURN(
+      inputs_,
+      StepInputs::Create({.num_heads = heads().num_heads,
+                          .num_kv_heads = heads().num_kv_heads,
+                          .all_kv_heads = config_.num_kv_heads,
+                          .max_decode_items = items,
+                          .max_filled_rows = static_cast<int32_t>(std::min(rows, filled_rows))},
+                         use_.workspace));
   if (place.num_ranks() > 1 && (place.is_last_stage() || is_leader())) {
     RETURN_IF_ERROR(allocate(whole_logits_, logit_rows * config_.vocab_size, DType::kF32));
   }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/exchange/pieces_device.h"
+#include "kernels/norm/rms_norm_device.h"
 #include "proto/support/status_macros.h"
 
 namespace paceline::worker {
@@ -31,13 +32,26 @@ absl::Status Exchange::GatherColumns(Communicator& comm,
                                      int64_t element_bytes,
                                      const void* own,
                                      void* all) {
-  return Gather(comm, shares, rows, element_bytes, own, shares.size() * element_bytes, all);
+  const int64_t pitch = shares.size() * element_bytes;
+  if (FitsPeers(rows * shares.largest() * element_bytes)) {
+    return GatherByPeers(shares, rows, element_bytes, own, pitch, all, {});
+  }
+  return Gather(comm, shares, rows, element_bytes, own, pitch, all);
 }
 
-absl::Status Exchange::GatherColumnsInPlace(
-    Communicator& comm, const Shares& shares, int64_t rows, int64_t element_bytes, void* all) {
-  const char* const own = static_cast<const char*>(all) + shares.begin() * element_bytes;
-  return Gather(comm, shares, rows, element_bytes, own, shares.total() * element_bytes, all);
+absl::Status Exchange::GatherColumnsInPlace(Communicator& comm,
+                                            const Shares& shares,
+                                            int64_t rows,
+                                            float* all,
+                                            const kernels::DevicePeerNorm& norm) {
+  constexpr int64_t kBytes = sizeof(float);
+  const float* const own = all + shares.begin();
+  const int64_t pitch = shares.total() * kBytes;
+  if (FitsPeers(rows * shares.largest() * kBytes)) {
+    return GatherByPeers(shares, rows, kBytes, own, pitch, all, norm);
+  }
+  RETURN_IF_ERROR(Gather(comm, shares, rows, kBytes, own, pitch, all));
+  return Norm(all, rows, shares.total(), norm);
 }
 
 absl::Status Exchange::Gather(Communicator& comm,
@@ -65,6 +79,25 @@ absl::Status Exchange::Gather(Communicator& comm,
   RETURN_IF_ERROR(comm.AllGatherColumns(host, rows, pitch, ends));
   // The next exchange waits for the stream before it writes to the host's memory again.
   return device::Copy(stream_, all, host, rows * pitch);
+}
+
+absl::Status Exchange::GatherByPeers(const Shares& shares,
+                                     int64_t rows,
+                                     int64_t element_bytes,
+                                     const void* from,
+                                     int64_t from_pitch,
+                                     void* all,
+                                     const kernels::DevicePeerNorm& norm) {
+  kernels::DevicePeerGatherArgs args{.peers = options_.peers->peers(),
+                                     .own = from,
+                                     .own_pitch = from_pitch,
+                                     .all = all,
+                                     .rows = rows,
+                                     .norm = norm};
+  for (int rank = 0; rank < args.peers.num_ranks; ++rank) {
+    args.end_bytes[rank] = shares.ends()[rank] * element_bytes;
+  }
+  return kernels::DevicePeerGather(stream_, args);
 }
 
 // All pieces are as large as the widest rank's: one collective, of which NCCL has the fastest
@@ -100,10 +133,24 @@ absl::Status Exchange::GatherByNccl(const Shares& shares,
   return kernels::DevicePlaceColumns(stream_, args);
 }
 
+absl::Status Exchange::Sum(Communicator& comm,
+                           float* data,
+                           int64_t rows,
+                           int64_t cols,
+                           const kernels::DevicePeerNorm& norm) {
+  if (FitsPeers(rows * cols * static_cast<int64_t>(sizeof(float)))) {
+    return kernels::DevicePeerSum(
+        stream_,
+        {.peers = options_.peers->peers(), .x = data, .rows = rows, .cols = cols, .norm = norm});
+  }
+  RETURN_IF_ERROR(options_.nccl == nullptr ? SumOnHost(comm, data, rows * cols)
+                                           : SumByNccl(data, rows * cols));
+  return Norm(data, rows, cols, norm);
+}
+
 // NCCL would add in an order of its own, which depends on the size of the batch: a request's bits
 // would depend on others. So it brings the parts, and every rank adds them.
-absl::Status Exchange::Sum(Communicator& comm, float* data, int64_t count) {
-  if (options_.nccl == nullptr) return SumOnHost(comm, data, count);
+absl::Status Exchange::SumByNccl(float* data, int64_t count) {
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
   if (bytes > options_.piece_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -115,6 +162,9 @@ absl::Status Exchange::Sum(Communicator& comm, float* data, int64_t count) {
 }
 
 absl::Status Exchange::Sum(Communicator& comm, int32_t* data, int64_t count) {
+  if (FitsPeers(count * static_cast<int64_t>(sizeof(int32_t)))) {
+    return kernels::DevicePeerSum(stream_, options_.peers->peers(), data, count);
+  }
   if (options_.nccl == nullptr) return SumOnHost(comm, data, count);
   return options_.nccl->AllReduceSum(data, count, stream_);
 }
@@ -127,6 +177,22 @@ absl::Status Exchange::SumOnHost(Communicator& comm, T* data, int64_t count) {
   RETURN_IF_ERROR(device::Synchronize(stream_));
   RETURN_IF_ERROR(comm.AllReduceSum(absl::MakeSpan(host, count)));
   return device::Copy(stream_, data, host, bytes);
+}
+
+absl::Status Exchange::Norm(float* x,
+                            int64_t rows,
+                            int64_t cols,
+                            const kernels::DevicePeerNorm& norm) {
+  if (norm.weight == nullptr) return absl::OkStatus();
+  return kernels::DeviceRmsNorm(stream_,
+                                {.x = x,
+                                 .residual = nullptr,
+                                 .weight = norm.weight,
+                                 .out = norm.out,
+                                 .rows = rows,
+                                 .cols = cols,
+                                 .eps = norm.eps,
+                                 .dtype = norm.dtype});
 }
 
 }  // namespace paceline::worker

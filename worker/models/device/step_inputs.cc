@@ -22,6 +22,10 @@ int32_t FilledRows(int32_t rows) {
   return rows < kTile ? RoundUp(rows) : (rows + kTile - 1) / kTile * kTile;
 }
 
+int32_t NumChunks(int32_t length) {
+  return (length + kernels::kDeviceKvChunk - 1) / kernels::kDeviceKvChunk;
+}
+
 // Decodes come first in a batch: their rows are then the first rows, in order.
 int32_t NumDecodes(absl::Span<const kernels::SequenceView> sequences) {
   int32_t count = 0;
@@ -85,7 +89,7 @@ absl::StatusOr<const DeviceBatch*> StepInputs::Upload(kernels::device::Stream st
 }
 
 int32_t StepInputs::NumItems(int32_t length) const {
-  return (length + kernels::kDeviceKvChunk - 1) / kernels::kDeviceKvChunk * options_.num_kv_heads;
+  return NumChunks(length) * options_.num_kv_heads;
 }
 
 bool StepInputs::FitsAShape(const ForwardInput& input) const {
@@ -93,7 +97,9 @@ bool StepInputs::FitsAShape(const ForwardInput& input) const {
   const int32_t most = std::min(kMostRows, options_.max_filled_rows);
   if (count == 0 || batch_.first_prefill != count || FilledRows(count) > most) return false;
   int64_t items = 0;
-  for (const kernels::SequenceView& s : input.sequences) items += NumItems(s.context_before + 1);
+  for (const kernels::SequenceView& s : input.sequences) {
+    items += int64_t{NumChunks(s.context_before + 1)} * options_.all_kv_heads;
+  }
   return items <= options_.max_decode_items;
 }
 

@@ -76,25 +76,55 @@ const std::vector<Answer>& OfOneRank() {
 struct Layout {
   int32_t tensor_size;
   int32_t num_stages;
+  int64_t peer_bytes = 0;
 };
+
+// Of three tokens' hidden states, which is less than some steps have, and more than others.
+constexpr int64_t kFewBytes = int64_t{3} * 64 * 4;
 
 class DeviceRanksTest : public testing::TestWithParam<Layout> {};
 
 TEST_P(DeviceRanksTest, RanksOverNcclGiveTheBitsOfOne) {
   OfOneRank();
   LogCapture log;
-  ExpectSame(Answers(OnDevices(GetParam().tensor_size, GetParam().num_stages, FAKE_NCCL)),
-             OfOneRank());
+  EngineHarness::Options options =
+      OnDevices(GetParam().tensor_size, GetParam().num_stages, FAKE_NCCL);
+  options.device.peer_bytes = GetParam().peer_bytes;
+  const int64_t graphs = kernels::emulation::NumGraphStarts();
+  ExpectSame(Answers(options), OfOneRank());
+  EXPECT_EQ(kernels::emulation::NumGraphStarts() > graphs,
+            GetParam().tensor_size == 1 || GetParam().peer_bytes > 0);
   EXPECT_TRUE(absl::StrContains(log.text(), "ranks exchange over NCCL 2.28.9")) << log.text();
+  EXPECT_EQ(absl::StrContains(log.text(), "few rows over memory that their devices share"),
+            GetParam().peer_bytes > 0)
+      << log.text();
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts,
-                         DeviceRanksTest,
-                         testing::Values(Layout{2, 1}, Layout{3, 1}, Layout{1, 2}, Layout{3, 2}),
-                         [](const auto& info) {
-                           return absl::StrCat(
-                               "T", info.param.tensor_size, "P", info.param.num_stages);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Layouts,
+    DeviceRanksTest,
+    testing::Values(Layout{2, 1},
+                    Layout{3, 1},
+                    Layout{1, 2},
+                    Layout{3, 2},
+                    Layout{2, 1, kFewBytes},
+                    Layout{3, 1, 512 << 10},
+                    Layout{3, 2, kFewBytes}),
+    [](const auto& info) {
+      return absl::StrCat(
+          "T", info.param.tensor_size, "P", info.param.num_stages, "Peers", info.param.peer_bytes);
+    });
+
+TEST(DeviceRanksTest, OneDeviceThatReachesNoMemoryHasAllGoWithout) {
+  OfOneRank();
+  LogCapture log;
+  kernels::emulation::FailNextMap();
+  ExpectSame(Answers(OnDevices(2, 1, FAKE_NCCL)), OfOneRank());
+  EXPECT_TRUE(absl::StrContains(log.text(), "devices of ranks share no memory: rank "))
+      << log.text();
+  EXPECT_TRUE(absl::StrContains(log.text(), "the device has no way to it")) << log.text();
+  EXPECT_FALSE(absl::StrContains(log.text(), "few rows over memory")) << log.text();
+}
 
 TEST(DeviceRanksTest, WithoutNcclRanksExchangeThroughTheirHost) {
   OfOneRank();
@@ -119,15 +149,20 @@ TEST(DeviceRanksTest, RanksThatShareADeviceUseNcclOnlyWhereItLets) {
   LogCapture log;
   const EngineHarness engine(options);
   EXPECT_TRUE(absl::StrContains(log.text(), "ranks exchange over NCCL")) << log.text();
+  EXPECT_TRUE(absl::StrContains(log.text(), "share no memory: ranks 0 and 1 have one device"))
+      << log.text();
 }
 
 // Rounding of its own, but the same whatever brings the parts, and in any batch.
-TEST(DeviceRanksTest, SumsAreTheSameOverNcclAndThroughTheHost) {
+TEST(DeviceRanksTest, SumsAreTheSameOverNcclPeersAndThroughTheHost) {
   EngineHarness::Options options = OnDevices(2, 1, kNoNccl);
   options.tensor_mode = TensorMode::kFast;
   const std::vector<Answer> through_host = Answers(options);
   options.device.nccl_library = FAKE_NCCL;
-  ExpectSame(Answers(options), through_host);
+  for (const int64_t peer_bytes : {int64_t{0}, kFewBytes, options.device.peer_bytes}) {
+    options.device.peer_bytes = peer_bytes;
+    ExpectSame(Answers(options), through_host);
+  }
   EngineHarness alone(options);
   EXPECT_TRUE(SameAnswer(alone.Run(Requests()[1]), through_host[1]));
 }
