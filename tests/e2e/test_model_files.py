@@ -5,10 +5,12 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import sys
 
 import pytest
 
-from support.cluster import MODEL, run
+from support.cluster import MODEL, ROOT, run
 
 
 def refused(result, *words):
@@ -132,3 +134,14 @@ class TestHeader:
                 byte = file.read(1)[0]
             result = generate(patched(offset, bytes([byte ^ 1 << dice.randrange(8)])))
             assert result.returncode in (0, 2), (offset, result.returncode, result.stderr)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "q4_0"])
+def test_random_weights_for_measurements_are_a_model(kind, tmp_path):
+    path = tmp_path / "random.gguf"
+    subprocess.run([sys.executable, os.path.join(ROOT, "tests/gpu/random_model.py"), path, "--shape", "tiny",
+                    "--type", kind], check=True)
+    result = generate(path)
+    path.unlink()
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout) > 1

@@ -2,8 +2,10 @@
 # On a machine with an NVIDIA GPU and the CUDA toolkit: builds the kernels and the models made of
 # them, runs their tests natively, some under compute-sanitizer where it is installed, and measures.
 #   tests/gpu/run.sh [RESULTS.json [MODEL.gguf]]
-# MODEL.gguf (models/*.gguf) is run end to end and measured too, into RESULTS_model.json.
-# Exit status 0: all tests passed. About five minutes with 16 cores.
+# MODEL.gguf (models/*.gguf) is run end to end and measured too, into RESULTS_model.json, on one rank
+# and on two that share the GPU; then models of the shapes of Llama 3 8B with random weights, into
+# RESULTS_8b_TYPE.json (21 GB of disk, 40 GB of the GPU's memory).
+# Exit status 0: all tests passed. Meant for less than nine minutes with 16 cores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 results=${1:-gpu_results.json}
@@ -36,10 +38,31 @@ unset CUDA_LAUNCH_BLOCKING
 
 "$build/tests/gpu/gpu_kernels_bench" | tee "$results"
 
-# A model end to end, and its speed alone and with 64 sequences.
+answer() {
+  "$build/paceline" generate "$model" --device cuda -p "The capital of France is" --max-tokens 64 "$@"
+}
+speed() {  # of MODEL, alone and with 64 sequences, into RESULTS_$2.json
+  "$build/paceline" bench "$1" --device cuda --batch 1,64 --json | tee "${results%.json}_$2.json"
+}
+
 if [ -n "$model" ]; then
   echo "== $model"
-  "$build/paceline" generate "$model" --device cuda -p "The capital of France is" --max-tokens 16
-  "$build/paceline" bench "$model" --device cuda --batch 1,64 --json | tee "${results%.json}_model.json"
+  one=$(answer)
+  echo "$one"
+  speed "$model" model
+  # Through the host's memory, and over NCCL where it is one (2.30) that takes two ranks of one GPU.
+  for nccl in 0 1; do
+    for ranks in -tp -pp; do
+      echo "== $ranks 2, NCCL_MULTI_RANK_GPU_ENABLE=$nccl"
+      two=$(NCCL_MULTI_RANK_GPU_ENABLE=$nccl answer $ranks 2 --kv-cache-memory 1GiB --log-level info)
+      [ "$one" == "$two" ] || { echo "another answer: $two"; exit 1; }
+    done
+  done
 fi
+for type in q4_0 bf16; do
+  echo "== Llama 3 8B, $type"
+  tests/gpu/random_model.py "$build/llama_3_8b.gguf" --type $type
+  speed "$build/llama_3_8b.gguf" "8b_$type"
+  rm "$build/llama_3_8b.gguf"
+done
 echo "Results: $results"
