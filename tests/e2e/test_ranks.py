@@ -38,10 +38,10 @@ def undisturbed():
             for request, answer in zip(bodies, generate(bodies))}
 
 
-def check(streams, undisturbed):
+def check(cluster, streams, undisturbed):
     join_all(streams)
     for stream in streams:
-        assert stream.error is None, stream.error
+        assert stream.error is None, f"{stream.error}\n{cluster.log}"
         assert stream.tokens == undisturbed[stream.body["prompt"]]
 
 
@@ -57,7 +57,7 @@ def test_every_layout_gives_the_bits_of_one_rank(pb, undisturbed, tensor, stages
     try:
         ranks = ranks_of(cluster)
         assert len(ranks) == tensor * stages
-        check(start_streams(cluster, pb, STREAMS), undisturbed)
+        check(cluster, start_streams(cluster, pb, STREAMS), undisturbed)
         pids = cluster.pids() + ranks
         assert cluster.stop() == 0
         assert cluster.all_gone(pids)
@@ -121,7 +121,7 @@ def test_a_lost_rank_costs_no_stream(pb, undisturbed, layout, rank, how):
         eventually(lambda: all(s.num_chunks >= 5 for s in streams), 120, "every stream runs")
         os.kill(before[rank], how)
         assert all(stream.is_alive() for stream in streams)  # it hit them in the midst
-        check(streams, undisturbed)
+        check(cluster, streams, undisturbed)
         eventually(lambda: not any(is_alive(pid) for pid in before), 120, "the old ranks are gone")
         eventually(lambda: len(ranks_of(cluster)) == 2, 120, "both ranks are back")
         assert cluster.stop() == 0
