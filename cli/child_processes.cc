@@ -74,6 +74,9 @@ pid_t StartProcess(std::vector<std::string>& arguments, const std::vector<int>& 
   pthread_sigmask(SIG_SETMASK, &none, nullptr);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   setpgid(0, 0);  // Ctrl-C reaches the supervisor only, which ends its children in order
+  // Libraries open sockets that would stay open in the child: a client's connection would not end
+  // when we close it.
+  close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
   for (const int fd : inherited_fds) fcntl(fd, F_SETFD, 0);
   execve(program.c_str(), argv.data(), environment.data());
   _exit(127);
@@ -221,19 +224,21 @@ void ChildProcesses::Stop(int64_t grace_ms) {
   }
 }
 
-int FindFreePort(int preferred) {
+int ReservePort(int preferred) {
   for (int port = preferred; port < preferred + 1000 && port < 65536; ++port) {
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) return preferred;
-    const int on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const bool free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) {
+      // Stays bound, and never listens: who sets this too, as servers do, can share it.
+      const int on = 1;
+      setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+      return port;
+    }
     close(fd);
-    if (free) return port;
   }
   return preferred;
 }

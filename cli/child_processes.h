@@ -85,8 +85,9 @@ class ChildProcesses {
   int64_t tended_ms_ = 0;
 };
 
-// A port of 127.0.0.1 that is free now: `preferred`, or the next free one after it.
-int FindFreePort(int preferred);
+// A free port of 127.0.0.1, `preferred` or the next one after it, that no other call in any process
+// returns until this process ends: a child that listens at it may end and be started anew.
+int ReservePort(int preferred);
 
 }  // namespace paceline::cli
 

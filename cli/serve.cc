@@ -97,7 +97,7 @@ absl::Status Run(const ServeOptions& options, const LogOptions& log) {
   ChildProcesses workers;
   int port = kFirstWorkerPort - 1;
   for (int i = 0; i < options.replicas; ++i) {
-    port = FindFreePort(port + 1);
+    port = ReservePort(port + 1);
     router.workers.push_back(absl::StrCat("127.0.0.1:", port));
     WorkerOptions worker = options.worker;
     worker.host = "127.0.0.1";
