@@ -12,7 +12,7 @@ from support.rest import Rest
 from support.stubs import make_stubs
 
 # Short contexts make the limits cheap to reach; the cache is small, and far larger than one request.
-CLUSTER_OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "160MiB")
+CLUSTER_OPTIONS = ("--max-model-len", 2048, "--kv-cache-memory", "160MiB", "--lease-ms", 300_000)
 
 
 def pytest_make_parametrize_id(config, val, argname):

@@ -17,7 +17,7 @@ from support.rest import Rest
 KEY = f"key-{CANARY}-good"
 WRONG = f"key-{CANARY}-wrong"
 JSON = ("--log-format", "json", "--log-level", "trace")
-OPTIONS = (*JSON, "--max-model-len", 1024, "--kv-cache-memory", "64MiB", "--replicas-on-host", 2,
+OPTIONS = (*JSON, "--max-model-len", 1024, "--kv-cache-memory", "64MiB", "--replicas-on-host", 2, "--lease-ms", 300_000,
            "--operator-port", 0)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"

@@ -43,7 +43,7 @@ class Replica:
         for number in numbers:
             into = self.into[number] if self.into else ()
             self.nodes[number] = Process(
-                "worker", "--model", MODEL, *OPTIONS, *self.layout, "--port", self.port,
+                "worker", "--model", MODEL, *OPTIONS, *self.layout, "--port", self.port, "--lease-ms", 300_000,
                 "--drain-seconds", 2, *self.address, "--node-rank", number, env=env, into=into)
         return self
 

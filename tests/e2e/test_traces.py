@@ -12,7 +12,7 @@ from support.collector import Collector, new_traceparent
 from support.processes import eventually
 from support.rest import Rest
 
-OPTIONS = ("--max-model-len", 1024, "--kv-cache-memory", "64MiB")
+OPTIONS = ("--max-model-len", 1024, "--kv-cache-memory", "64MiB", "--lease-ms", 300_000)
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 QUESTION = {"messages": [{"role": "user", "content": f"Say {CANARY}."}], "max_tokens": 8,
             "ignore_eos": True}

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from conftest import PATIENT
 from load import LONG_ANSWER, LONG_PROMPT, wait_for_end
 from support.processes import eventually, is_alive
 
@@ -31,7 +32,7 @@ def again_and_again(site, load, dice, count, strike):
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_workers_killed_at_random_times(site, dice, count):
-    site.add_workers(2)
+    site.add_workers(2, *PATIENT)
     site.add_router()
     load = site.load()
 
@@ -62,7 +63,7 @@ def test_workers_frozen_for_longer_than_their_lease(site, dice, count):
 
 
 def test_all_workers_killed(site):
-    site.add_workers(2)
+    site.add_workers(2, *PATIENT)
     site.add_router()
     load = site.load()
     load.wait_until_busy()
@@ -83,8 +84,8 @@ def test_all_workers_killed(site):
     pytest.param(1, signal.SIGSTOP, marks=pytest.mark.long)])
 def test_a_rank_of_a_group(site, rank, how):
     """Its streams go on at a replica of another layout; the group is back by itself."""
-    group = site.add_worker("-tp", 2, "--threads", 1)
-    site.add_workers(1)
+    group = site.add_worker("-tp", 2, "--threads", 1, *PATIENT)
+    site.add_workers(1, *PATIENT)
     site.add_router()
     load = site.load()
     load.wait_until_busy()
@@ -98,7 +99,7 @@ def test_a_rank_of_a_group(site, rank, how):
 
 
 def test_killed_in_the_prefill(site):
-    site.add_workers(2)
+    site.add_workers(2, *PATIENT)
     site.add_router()
     load = site.load()
     rounds = []
@@ -122,7 +123,7 @@ def test_killed_in_the_prefill(site):
 
 @pytest.mark.long
 def test_killed_at_the_last_tokens(site, undisturbed):
-    site.add_workers(2)
+    site.add_workers(2, *PATIENT)
     site.add_router()
     load = site.load()
     ask = load.ask(LONG_PROMPT)
@@ -139,7 +140,7 @@ def test_killed_at_the_last_tokens(site, undisturbed):
 def test_another_loss_while_streams_move(site, how):
     """One that leaves in good order costs nothing. One that dies may cost what ran on both, which is
     told so and not tried on a third."""
-    site.add_workers(3, "--threads", 1)
+    site.add_workers(3, "--threads", 1, *PATIENT)
     site.add_router()
     load = site.load()
     load.wait_until_busy()
