@@ -169,6 +169,11 @@ REPLICAS = [
          [(f"sum by (instance, rank) (rate(paceline_worker_rank_wait_seconds_total{{{MODEL}}}[$interval]))",
            "{{instance}} rank {{rank}}")],
          "Collectives, and what stages send each other. One that waits little holds up those that wait much."),
+        ("GPUs exchanging", "timeseries", "percentunit",
+         [(f"sum by (instance, rank) (rate(paceline_worker_rank_gpu_exchange_seconds_total{{{MODEL}}}[$interval]))"
+           f" / sum by (instance, rank) (rate(paceline_worker_rank_gpu_timed_seconds_total{{{MODEL}}}[$interval]))",
+           "{{instance}} rank {{rank}}")],
+         "Share of the time of a GPU's layers, waiting for other ranks included; one step of 128 is timed."),
         ("Step time of ranks", "timeseries", "s",
          [(f"sum by (instance, rank) (rate(paceline_worker_rank_compute_seconds_total{{{MODEL}}}[$interval]))"
            f" / sum by (instance, rank) (rate(paceline_worker_rank_steps_total{{{MODEL}}}[$interval]))",

@@ -64,15 +64,17 @@ void DestroyStream(Stream stream);
 // Returns when all work of the stream is done; its errors come out here.
 absl::Status Synchronize(Stream stream);
 
-// A place in a stream's work.
+// A place in a stream's work, and, of a timed one, when that was.
 using Event = void*;
-absl::StatusOr<Event> CreateEvent();
+absl::StatusOr<Event> CreateEvent(bool timed);
 void DestroyEvent(Event event);
 absl::Status Record(Stream stream, Event event);
 // Returns when the work before the event is done; at once when it was never recorded.
 absl::Status Await(Event event);
 // Whether Await would return at once.
 absl::StatusOr<bool> IsDone(Event event);
+// REQUIRES: both timed and done.
+absl::StatusOr<int64_t> ElapsedNs(Event from, Event to);
 // What is enqueued on the stream from now on begins after the event's work, of whatever stream.
 absl::Status WaitFor(Stream stream, Event event);
 

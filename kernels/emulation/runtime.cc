@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -144,6 +145,7 @@ class StreamThread {
 struct EmulatedEvent {
   std::shared_ptr<Progress> progress;  // null: done when it was recorded
   int64_t number = 0;
+  std::shared_ptr<std::atomic<int64_t>> done_ns = std::make_shared<std::atomic<int64_t>>(0);
 };
 
 EmulatedEvent& Get(Event event) { return *static_cast<EmulatedEvent*>(event); }
@@ -248,15 +250,23 @@ absl::Status Synchronize(Stream stream) {
   progress.changed.wait(lock, [&] { return progress.done == progress.submitted; });
   return progress.status;
 }
-absl::StatusOr<Event> CreateEvent() { return new EmulatedEvent(); }
+absl::StatusOr<Event> CreateEvent(bool) { return new EmulatedEvent(); }
 void DestroyEvent(Event event) { delete static_cast<EmulatedEvent*>(event); }
 absl::Status Record(Stream stream, Event event) {
   Get(event).progress = nullptr;
-  if (stream == nullptr) return absl::OkStatus();
+  const auto set_time = [done_ns = Get(event).done_ns] {
+    *done_ns = std::chrono::steady_clock::now().time_since_epoch().count();
+    return absl::OkStatus();
+  };
+  if (stream == nullptr) return set_time();
+  if (absl::Status status = emulation::DoOrCapture(stream, set_time); !status.ok()) return status;
   Get(event).progress = static_cast<StreamThread*>(stream)->progress();
   const std::lock_guard lock(Get(event).progress->mutex);
   Get(event).number = Get(event).progress->submitted;
   return absl::OkStatus();
+}
+absl::StatusOr<int64_t> ElapsedNs(Event from, Event to) {
+  return *Get(to).done_ns - *Get(from).done_ns;
 }
 absl::Status Await(Event event) {
   if (Get(event).progress != nullptr) Get(event).progress->AwaitDone(Get(event).number);

@@ -38,10 +38,12 @@ EXPECTED_EMPTY = {
     "cluster / Slow readers / timeseries B": "the same; tests/e2e/test_bad_http.py sees both",
     "replicas / GPU memory / timeseries A": "no GPU here",
     "replicas / GPU at work / timeseries A": "no GPU here",
+    "replicas / GPUs exchanging / timeseries A": "no GPU here",
 }
 # For the same reasons.
 NOT_EXPORTED = {"paceline_router_stream_pauses_total", "paceline_router_slow_reader_cancels_total",
-                "paceline_worker_gpu_memory_bytes", "paceline_worker_gpu_utilization"}
+                "paceline_worker_gpu_memory_bytes", "paceline_worker_gpu_utilization",
+                "paceline_worker_rank_gpu_timed_seconds_total", "paceline_worker_rank_gpu_exchange_seconds_total"}
 # Alerts that stay quiet here, and why. All others fire, with `for` left out: minutes are too long for a test.
 QUIET = {
     "PacelineReplicaStalled": "a worker that hangs ends itself long before",

@@ -79,7 +79,12 @@ ModelLoader EngineHarness::DefaultLoader() {
 
 EngineHarness::EngineHarness(const Options& options)
     : model_bytes_(model::TinyModelBytes(options.model)),
-      metrics_({.model_name = "tiny", .max_model_len = 512, .block_size = 32, .num_blocks = 1}),
+      metrics_({.model_name = "tiny",
+                .max_model_len = 512,
+                .block_size = 32,
+                .num_blocks = 1,
+                .num_ranks = options.tensor_size * options.num_stages,
+                .has_gpu = options.has_gpu}),
       sink_(std::make_shared<Sink>()) {
   auto file = model::GgufFile::FromBytes(model_bytes_);
   PACELINE_CHECK(file.ok(), "tiny model does not open");

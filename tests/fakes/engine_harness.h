@@ -62,6 +62,7 @@ class EngineHarness final {
     ModelLoader load = DefaultLoader();
     DevicePlace device;
     bool own_devices = false;  // rank r has device r
+    bool has_gpu = false;      // for metrics
   };
 
   // LoadModel, or where PACELINE_TEST_EARLY is set LoadEarlyModel, so that tests can be run with

@@ -46,6 +46,8 @@ struct alignas(64) Seat {
   std::atomic<int64_t> steps_done;
   std::atomic<int64_t> compute_ns;
   std::atomic<int64_t> wait_ns;
+  std::atomic<int64_t> timed_ns;  // on its device, and of that in exchanges
+  std::atomic<int64_t> exchange_ns;
 };
 
 // Bytes on their way from one rank to another: a ring, with the counts of bytes ever put and taken.

@@ -35,8 +35,8 @@ absl::StatusOr<std::unique_ptr<DeviceStream>> DeviceStream::Create() {
   return std::unique_ptr<DeviceStream>(new DeviceStream(stream));
 }
 
-absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceEvent::Create() {
-  ASSIGN_OR_RETURN(const kernels::device::Event event, kernels::device::CreateEvent());
+absl::StatusOr<std::unique_ptr<DeviceEvent>> DeviceEvent::Create(bool timed) {
+  ASSIGN_OR_RETURN(const kernels::device::Event event, kernels::device::CreateEvent(timed));
   return std::unique_ptr<DeviceEvent>(new DeviceEvent(event));
 }
 

@@ -82,7 +82,7 @@ class DeviceStream {
 
 class DeviceEvent {
  public:
-  static absl::StatusOr<std::unique_ptr<DeviceEvent>> Create();
+  static absl::StatusOr<std::unique_ptr<DeviceEvent>> Create(bool timed = false);
   ~DeviceEvent() { kernels::device::DestroyEvent(event_); }
   DeviceEvent(const DeviceEvent&) = delete;
   DeviceEvent& operator=(const DeviceEvent&) = delete;

@@ -86,6 +86,11 @@ void Engine::PublishRanks() {
     series.steps->Increment(static_cast<double>(work.steps - before.steps));
     series.compute_seconds->Increment(Seconds(work.compute_ns - before.compute_ns));
     series.wait_seconds->Increment(Seconds(work.wait_ns - before.wait_ns));
+    if (series.device_seconds != nullptr) {
+      series.device_seconds->Increment(Seconds(work.device.timed_ns - before.device.timed_ns));
+      series.device_exchange_seconds->Increment(
+          Seconds(work.device.exchange_ns - before.device.exchange_ns));
+    }
     // One whose pulse nobody watches lives as long as the engine does.
     if (work.beats != before.beats || work.beats == 0) rank_beat_ns_[i] = now_ns;
     series.up->Set(now_ns - rank_beat_ns_[i] < kSilentRankNs ? 1 : 0);

@@ -134,7 +134,18 @@ WorkerMetrics::WorkerMetrics(const WorkerMetricsOptions& options) : show_vllm_(o
                      .wait_seconds = own.Counter(p + "rank_wait_seconds_total",
                                                  "Time of a rank in exchanges with other ranks.",
                                                  labels),
+                     .device_seconds = nullptr,
+                     .device_exchange_seconds = nullptr,
                      .up = own.Gauge(p + "rank_up", "1: the rank shows that it lives.", labels)});
+    if (!options.has_gpu || options.num_ranks == 1) continue;
+    ranks.back().device_seconds =
+        own.Counter(p + "rank_gpu_timed_seconds_total",
+                    "Time of a rank's GPU in its layers, in one step of 128.",
+                    labels);
+    ranks.back().device_exchange_seconds =
+        own.Counter(p + "rank_gpu_exchange_seconds_total",
+                    "Of rank_gpu_timed_seconds_total, in exchanges with other ranks' GPUs.",
+                    labels);
   }
   own.Counter(p + "rank_restarts_total", "How often the ranks were started anew.")
       ->Increment(options.restarts);

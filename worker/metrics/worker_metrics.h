@@ -35,7 +35,10 @@ struct RankSeries {
   prometheus::Counter* steps;
   prometheus::Counter* compute_seconds;
   prometheus::Counter* wait_seconds;  // in exchanges with other ranks
-  prometheus::Gauge* up;              // 1: it shows that it lives
+  // With a GPU, else null: its layers in the passes that are timed, and exchanges in them.
+  prometheus::Counter* device_seconds;
+  prometheus::Counter* device_exchange_seconds;
+  prometheus::Gauge* up;  // 1: it shows that it lives
 };
 
 class WorkerMetrics {
@@ -67,7 +70,7 @@ class WorkerMetrics {
   prometheus::Gauge* gpu_memory_used = nullptr;  // by all processes
   prometheus::Gauge* gpu_memory_total = nullptr;
   prometheus::Gauge* gpu_utilization = nullptr;  // 0..1
-  std::vector<RankSeries> ranks;  // [num_ranks]
+  std::vector<RankSeries> ranks;                 // [num_ranks]
 
   // ---- vllm:* (registered only with vllm_names; otherwise kept but not shown)
   prometheus::Gauge* vllm_running;

@@ -16,6 +16,7 @@
 #include "model/gguf/gguf_file.h"
 #include "worker/comm/communicator.h"
 #include "worker/models/causal_lm.h"
+#include "worker/models/exchange_times.h"
 #include "worker/models/partition.h"
 #include "worker/weights/weight_loader.h"
 
@@ -32,6 +33,7 @@ struct DevicePlace {
   // and more over NCCL; 0: nothing. A guess until it is measured (tests/gpu/exchange_bench.cc):
   // kernels of this kind are said to win up to some hundred KB.
   int64_t peer_bytes = int64_t{512} << 10;
+  int64_t timed_passes = 128;  // one of so many has its exchanges timed
 };
 
 struct ModelOptions {
@@ -43,7 +45,10 @@ struct ModelOptions {
   int32_t max_positions = 0;     // tokens of one sequence at most
   RankPlace place;
   TensorMode tensor_mode = TensorMode::kExact;
-  Communicator* replica = nullptr;  // all its ranks; outlives the model. Null: one rank alone
+  // Of several ranks: all of them, and what their devices' exchanges take. Outlive the model; null:
+  // one rank alone.
+  Communicator* replica = nullptr;
+  ExchangeTimes* exchange_times = nullptr;
 };
 
 // Bytes of one block (32 tokens) of the KV cache of a whole model with this configuration.

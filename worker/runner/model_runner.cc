@@ -150,7 +150,9 @@ void ModelRunner::Collect(StepOutcome& outcome) {
 void ModelRunner::ReadRanks(std::vector<RankWork>& ranks) const {
   ranks.assign(1, work_);
   const RankGroup* const group = options_.shard.group;
-  if (group == nullptr || group->seats == nullptr) return;
+  if (group == nullptr) return;
+  ranks[0].device = group->exchange_times;
+  if (group->seats == nullptr) return;
   ranks[0].beats = ReadWork(*group, 0).beats;
   for (int rank = 1; rank < group->seats->size(); ++rank) {
     ranks.push_back(ReadWork(*group, rank));

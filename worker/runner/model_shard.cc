@@ -77,7 +77,9 @@ absl::StatusOr<std::unique_ptr<ModelShard>> ModelShard::Create(const model::Gguf
                                  .max_positions = options.max_model_len,
                                  .place = shard->place(),
                                  .tensor_mode = options.tensor_mode,
-                                 .replica = group == nullptr ? nullptr : group->all.get()},
+                                 .replica = group == nullptr ? nullptr : group->all.get(),
+                                 .exchange_times =
+                                     group == nullptr ? nullptr : &group->exchange_times},
                                 loader));
   shard->best_.resize(shard->max_logit_rows());
   shard->results_.resize(shard->max_logit_rows());

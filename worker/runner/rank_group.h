@@ -12,6 +12,7 @@
 #include "worker/comm/communicator.h"
 #include "worker/comm/shm_group.h"
 #include "worker/comm/tcp_rendezvous.h"
+#include "worker/models/exchange_times.h"
 #include "worker/models/partition.h"
 #include "worker/runner/pulse.h"
 #include "worker/runner/step_plan.h"
@@ -34,6 +35,7 @@ struct RankGroup {
   int32_t first_seat = 0;                // the rank that has the first one
   std::vector<Socket> peers;             // across hosts: as TcpReplica says
   std::unique_ptr<Pulse> pulse;          // null: one rank
+  ExchangeTimes exchange_times;          // of its device; of a CPU none
 
   bool is_leader() const { return place.stage == 0 && place.tensor_rank == 0; }
   // What the exchanges with other ranks have taken so far.

@@ -15,6 +15,7 @@ struct RankWork {
   int64_t steps = 0;
   int64_t compute_ns = 0;
   int64_t wait_ns = 0;
+  ExchangeTimes device;
   uint32_t beats = 0;  // of the rank's pulse; 0: nobody watches it
 };
 
@@ -49,6 +50,8 @@ inline void PublishWork(const RankGroup& group, const RankWork& work) {
   seat.steps_done.store(work.steps, std::memory_order_relaxed);
   seat.compute_ns.store(work.compute_ns, std::memory_order_relaxed);
   seat.wait_ns.store(work.wait_ns, std::memory_order_relaxed);
+  seat.timed_ns.store(group.exchange_times.timed_ns, std::memory_order_relaxed);
+  seat.exchange_ns.store(group.exchange_times.exchange_ns, std::memory_order_relaxed);
 }
 
 // Of the rank that has seat `index`.
@@ -57,6 +60,8 @@ inline RankWork ReadWork(const RankGroup& group, int index) {
   return {.steps = seat.steps_done.load(std::memory_order_relaxed),
           .compute_ns = seat.compute_ns.load(std::memory_order_relaxed),
           .wait_ns = seat.wait_ns.load(std::memory_order_relaxed),
+          .device = {.timed_ns = seat.timed_ns.load(std::memory_order_relaxed),
+                     .exchange_ns = seat.exchange_ns.load(std::memory_order_relaxed)},
           .beats = seat.beats.load(std::memory_order_relaxed)};
 }
 

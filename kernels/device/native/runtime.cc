@@ -208,9 +208,10 @@ void DestroyStream(Stream stream) { cudaStreamDestroy(Native(stream)); }
 
 absl::Status Synchronize(Stream stream) { return ToStatus(cudaStreamSynchronize(Native(stream))); }
 
-absl::StatusOr<Event> CreateEvent() {
+absl::StatusOr<Event> CreateEvent(bool timed) {
   cudaEvent_t event = nullptr;
-  const cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  const cudaError_t error =
+      cudaEventCreateWithFlags(&event, timed ? cudaEventDefault : cudaEventDisableTiming);
   if (absl::Status status = ToStatus(error); !status.ok()) return status;
   return event;
 }
@@ -219,6 +220,13 @@ void DestroyEvent(Event event) { cudaEventDestroy(NativeEvent(event)); }
 
 absl::Status Record(Stream stream, Event event) {
   return ToStatus(cudaEventRecord(NativeEvent(event), Native(stream)));
+}
+
+absl::StatusOr<int64_t> ElapsedNs(Event from, Event to) {
+  float ms = 0;
+  absl::Status status = ToStatus(cudaEventElapsedTime(&ms, NativeEvent(from), NativeEvent(to)));
+  if (!status.ok()) return status;
+  return static_cast<int64_t>(static_cast<double>(ms) * 1e6);
 }
 
 absl::Status Await(Event event) { return ToStatus(cudaEventSynchronize(NativeEvent(event))); }

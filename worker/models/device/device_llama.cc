@@ -43,7 +43,13 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
     RETURN_IF_ERROR(Await());
   }
   const auto run = [&] { return RunLayers(context, *batch, input.on_layer); };
-  RETURN_IF_ERROR(batch->shape.has_value() ? graphs_.Run(stream_, *batch->shape, run) : run());
+  bool is_timed = false;
+  if (timer_ != nullptr) {
+    ASSIGN_OR_RETURN(is_timed, timer_->BeginPass());
+  }
+  const bool is_graph = batch->shape.has_value() && !is_timed;
+  RETURN_IF_ERROR(is_graph ? graphs_.Run(stream_, *batch->shape, run) : run());
+  if (is_timed) RETURN_IF_ERROR(timer_->EndPass());
   if (options_.place.is_last_stage()) return absl::OkStatus();
   if (after_ != nullptr) return after_->Send(stream_, hidden_.data(), hidden_bytes);
   RETURN_IF_ERROR(device::Copy(stream_, staged_hidden_.as<float>(), hidden_.data(), hidden_bytes));

@@ -178,9 +178,10 @@ class DeviceLlama final : public CausalLm {
 
   std::unique_ptr<StepInputs> inputs_;
   StepGraphs graphs_;
-  std::unique_ptr<StageLink> before_;   // null: the first stage, or hidden states go through hosts
-  std::unique_ptr<StageLink> after_;    // the same of the last stage
-  std::unique_ptr<Exchange> exchange_;  // null: one rank has all of a layer
+  std::unique_ptr<StageLink> before_;  // null: the first stage, or hidden states go through hosts
+  std::unique_ptr<StageLink> after_;   // the same of the last stage
+  std::unique_ptr<ExchangeTimer> timer_;  // null: as exchange_, or the host has a part in it
+  std::unique_ptr<Exchange> exchange_;    // null: one rank has all of a layer
   // Shared by all layers, [max_batch_tokens, …].
   DeviceBuffer hidden_;        // f32
   DeviceBuffer norm_;          // 16 bits

@@ -213,6 +213,11 @@ absl::Status DeviceLlama::AllocateScratch() {
       options.piece_bytes =
           std::max(options.piece_bytes, logit_rows * vocabulary.largest() * kLarge);
     }
+    if (options.nccl != nullptr && options_.exchange_times != nullptr) {
+      timer_ = std::make_unique<ExchangeTimer>(
+          stream_, options_.device.timed_passes, *options_.exchange_times);
+      options.timer = timer_.get();
+    }
     ASSIGN_OR_RETURN(exchange_, Exchange::Create(stream_, options, use_.workspace));
   }
   const int32_t chunks =

@@ -33,10 +33,11 @@ absl::Status Exchange::GatherColumns(Communicator& comm,
                                      const void* own,
                                      void* all) {
   const int64_t pitch = shares.size() * element_bytes;
-  if (FitsPeers(rows * shares.largest() * element_bytes)) {
-    return GatherByPeers(shares, rows, element_bytes, own, pitch, all, {});
-  }
-  return Gather(comm, shares, rows, element_bytes, own, pitch, all);
+  return Timed([&] {
+    return FitsPeers(rows * shares.largest() * element_bytes)
+               ? GatherByPeers(shares, rows, element_bytes, own, pitch, all, {})
+               : Gather(comm, shares, rows, element_bytes, own, pitch, all);
+  });
 }
 
 absl::Status Exchange::GatherColumnsInPlace(Communicator& comm,
@@ -48,9 +49,9 @@ absl::Status Exchange::GatherColumnsInPlace(Communicator& comm,
   const float* const own = all + shares.begin();
   const int64_t pitch = shares.total() * kBytes;
   if (FitsPeers(rows * shares.largest() * kBytes)) {
-    return GatherByPeers(shares, rows, kBytes, own, pitch, all, norm);
+    return Timed([&] { return GatherByPeers(shares, rows, kBytes, own, pitch, all, norm); });
   }
-  RETURN_IF_ERROR(Gather(comm, shares, rows, kBytes, own, pitch, all));
+  RETURN_IF_ERROR(Timed([&] { return Gather(comm, shares, rows, kBytes, own, pitch, all); }));
   return Norm(all, rows, shares.total(), norm);
 }
 
@@ -139,12 +140,14 @@ absl::Status Exchange::Sum(Communicator& comm,
                            int64_t cols,
                            const kernels::DevicePeerNorm& norm) {
   if (FitsPeers(rows * cols * static_cast<int64_t>(sizeof(float)))) {
-    return kernels::DevicePeerSum(
-        stream_,
-        {.peers = options_.peers->peers(), .x = data, .rows = rows, .cols = cols, .norm = norm});
+    const kernels::DevicePeerSumArgs args{
+        .peers = options_.peers->peers(), .x = data, .rows = rows, .cols = cols, .norm = norm};
+    return Timed([&] { return kernels::DevicePeerSum(stream_, args); });
   }
-  RETURN_IF_ERROR(options_.nccl == nullptr ? SumOnHost(comm, data, rows * cols)
-                                           : SumByNccl(data, rows * cols));
+  RETURN_IF_ERROR(Timed([&] {
+    return options_.nccl == nullptr ? SumOnHost(comm, data, rows * cols)
+                                    : SumByNccl(data, rows * cols);
+  }));
   return Norm(data, rows, cols, norm);
 }
 
@@ -162,11 +165,13 @@ absl::Status Exchange::SumByNccl(float* data, int64_t count) {
 }
 
 absl::Status Exchange::Sum(Communicator& comm, int32_t* data, int64_t count) {
-  if (FitsPeers(count * static_cast<int64_t>(sizeof(int32_t)))) {
-    return kernels::DevicePeerSum(stream_, options_.peers->peers(), data, count);
-  }
-  if (options_.nccl == nullptr) return SumOnHost(comm, data, count);
-  return options_.nccl->AllReduceSum(data, count, stream_);
+  return Timed([&] {
+    if (FitsPeers(count * static_cast<int64_t>(sizeof(int32_t)))) {
+      return kernels::DevicePeerSum(stream_, options_.peers->peers(), data, count);
+    }
+    if (options_.nccl == nullptr) return SumOnHost(comm, data, count);
+    return options_.nccl->AllReduceSum(data, count, stream_);
+  });
 }
 
 template <typename T>

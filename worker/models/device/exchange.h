@@ -11,10 +11,12 @@
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "kernels/exchange/peers_device.h"
+#include "proto/support/status_macros.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/nccl_communicator.h"
 #include "worker/device/device_memory.h"
 #include "worker/layers/shares.h"
+#include "worker/models/device/exchange_timer.h"
 #include "worker/models/device/peer_memory.h"
 
 namespace paceline::worker {
@@ -29,6 +31,8 @@ class Exchange {
     NcclCommunicator* nccl = nullptr;
     // Of the same ranks, and the same; null: NCCL takes few rows, too.
     PeerMemory* peers = nullptr;
+    // Of exchanges that the host has no part in. Outlives the exchange; null: none.
+    ExchangeTimer* timer = nullptr;
   };
   static absl::StatusOr<std::unique_ptr<Exchange>> Create(kernels::device::Stream stream,
                                                           const Options& options,
@@ -59,6 +63,13 @@ class Exchange {
   Exchange(kernels::device::Stream stream, const Options& options)
       : stream_(stream), options_(options) {}
 
+  template <typename F>
+  absl::Status Timed(F exchange) {
+    if (options_.timer == nullptr) return exchange();
+    RETURN_IF_ERROR(options_.timer->Mark());
+    RETURN_IF_ERROR(exchange());
+    return options_.timer->Mark();
+  }
   bool FitsPeers(int64_t piece_bytes) const {
     return options_.peers != nullptr && piece_bytes <= options_.peers->piece_bytes();
   }

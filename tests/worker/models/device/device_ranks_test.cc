@@ -153,6 +153,24 @@ TEST(DeviceRanksTest, RanksThatShareADeviceUseNcclOnlyWhereItLets) {
       << log.text();
 }
 
+// Every second pass, so graphs and passes that are timed come by turns.
+TEST(DeviceRanksTest, ExchangesAreTimedAndChangeNoBits) {
+  EngineHarness::Options options = OnDevices(2, 1, FAKE_NCCL);
+  options.device.timed_passes = 2;
+  options.has_gpu = true;
+  EngineHarness engine(options);
+  std::vector<Answer> answers;
+  for (const Request& request : Requests()) engine.Submit(request);
+  for (const Request& request : Requests()) answers.push_back(engine.Wait(request.id));
+  ExpectSame(answers, OfOneRank());
+  engine.WaitUntilIdle();
+  ASSERT_EQ(engine.metrics().ranks.size(), 2U);
+  for (const RankSeries& rank : engine.metrics().ranks) {
+    EXPECT_GT(rank.device_exchange_seconds->Value(), 0);
+    EXPECT_GT(rank.device_seconds->Value(), rank.device_exchange_seconds->Value());
+  }
+}
+
 // Rounding of its own, but the same whatever brings the parts, and in any batch.
 TEST(DeviceRanksTest, SumsAreTheSameOverNcclPeersAndThroughTheHost) {
   EngineHarness::Options options = OnDevices(2, 1, kNoNccl);
