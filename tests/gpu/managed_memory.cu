@@ -39,6 +39,8 @@ void* Allocate(int64_t bytes) {
 
 void Free(void* memory, int64_t) { cudaFree(memory); }
 
+void SetStreamsAsync(bool) {}
+
 static __global__ void TrapKernel() { asm volatile("trap;"); }
 
 int64_t NumGraphStarts() { return g_num_graph_starts; }

@@ -2,6 +2,8 @@
 # On a machine with an NVIDIA GPU and the CUDA toolkit: builds the kernels and the models made of
 # them, runs their tests natively, some under compute-sanitizer where it is installed, and measures.
 #   tests/gpu/run.sh [RESULTS.json [MODEL.gguf]]
+# Exchanges between ranks go to RESULTS_exchange.json: between all GPUs that there are, and over NCCL,
+# or between two ranks on one GPU.
 # MODEL.gguf (models/*.gguf) is run end to end and measured too, into RESULTS_model.json, on one rank
 # and on two that share the GPU; then models of the shapes of Llama 3 8B with random weights, into
 # RESULTS_8b_TYPE.json (21 GB of disk, 40 GB of the GPU's memory).
@@ -15,9 +17,11 @@ build=build/release
 [ -f $build/build.ninja ] || cmake --preset release -DPACELINE_CUDA=ON >/dev/null
 cmake --build $build --target gpu_tests paceline
 
+# Kernels that are loaded when they are first started wait for those that run, and so for ever for
+# those that wait for them.
 for test in "$build"/tests/gpu/gpu_device_*_test; do
   echo "== ${test##*/}"
-  "$test" --gtest_brief=1
+  CUDA_MODULE_LOADING=EAGER timeout 300 "$test" --gtest_brief=1
 done
 export CUDA_LAUNCH_BLOCKING=1
 for test in "$build"/tests/gpu/gpu_*_test; do
@@ -37,6 +41,8 @@ fi
 unset CUDA_LAUNCH_BLOCKING
 
 "$build/tests/gpu/gpu_kernels_bench" | tee "$results"
+
+CUDA_MODULE_LOADING=EAGER "$build/tests/gpu/gpu_exchange_bench" | tee "${results%.json}_exchange.json"
 
 answer() {
   "$build/paceline" generate "$model" --device cuda -p "The capital of France is" --max-tokens 64 "$@"
