@@ -42,7 +42,7 @@ unset CUDA_LAUNCH_BLOCKING
 
 "$build/tests/gpu/gpu_kernels_bench" | tee "$results"
 
-CUDA_MODULE_LOADING=EAGER "$build/tests/gpu/gpu_exchange_bench" | tee "${results%.json}_exchange.json"
+CUDA_MODULE_LOADING=EAGER timeout 300 "$build/tests/gpu/gpu_exchange_bench" | tee "${results%.json}_exchange.json"
 
 answer() {
   "$build/paceline" generate "$model" --device cuda -p "The capital of France is" --max-tokens 64 "$@"
