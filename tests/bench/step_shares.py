@@ -70,6 +70,14 @@ def print_bubbles(paths, idle_ms):
         print(f"{rank:5}" + "".join(f"{100 * sums[name] / total:10.1f}" for name in ("forward", "logits", "waiting")))
 
 
+def print_device_idle(path):
+    """On a GPU: how long it did nothing between steps, those included that followed a pause."""
+    idle = [e["args"]["ns"] / 1000 for e in json.load(open(path)) if e["ph"] == "X" and e["name"] == "device idle"]
+    if len(idle) > 1:
+        print(f"device idle before a step: median {statistics.median(idle):.1f} us, "
+              f"90 % below {statistics.quantiles(idle, n=10)[-1]:.1f} us")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", nargs="+", help="one; or those of all ranks, the leader's first: how long each waits")
@@ -110,6 +118,7 @@ def main():
                 line("  " + part, sums[part])
     line("between", total - sum(sums[name] for name in PHASES))
     line("overhead", total - sum(sums[name] for name in MODEL_PHASES))
+    print_device_idle(args.trace[0])
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ answer() {
 }
 speed() {  # of MODEL, alone and with 64 sequences, into RESULTS_$2.json
   "$build/paceline" bench "$1" --device cuda --batch 1,64 --json | tee "${results%.json}_$2.json"
+  # The host's share, and the GPU's idle time between steps.
+  "$build/paceline" bench "$1" --device cuda --repetitions 1 --step-trace "$build/steps.json"
+  python3 tests/bench/step_shares.py "$build/steps.json" | tee "${results%.json}_$2_steps.txt"
 }
 
 if [ -n "$model" ]; then

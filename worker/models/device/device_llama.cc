@@ -29,6 +29,7 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
   if (ranks_ != nullptr) RETURN_IF_ERROR(ranks_->AwaitMark());
   ASSIGN_OR_RETURN(const DeviceBatch* const batch, inputs_->Upload(stream_, input));
   if (ranks_ != nullptr) RETURN_IF_ERROR(ranks_->Mark(stream_));
+  if (context.track != nullptr) RETURN_IF_ERROR(TraceIdle(context));
   if (batch->num_token_rows > 0) {
     RETURN_IF_ERROR(kernels::DeviceTakeChosen(
         stream_, chosen_, batch->token_rows, batch->num_token_rows, batch->token_ids));
@@ -54,6 +55,15 @@ absl::Status DeviceLlama::Forward(const ForwardContext& context, const ForwardIn
   if (after_ != nullptr) return after_->Send(stream_, hidden_.data(), hidden_bytes);
   RETURN_IF_ERROR(device::Copy(stream_, staged_hidden_.as<float>(), hidden_.data(), hidden_bytes));
   return Await();
+}
+
+absl::Status DeviceLlama::TraceIdle(const ForwardContext& context) {
+  if (idle_ == nullptr) {
+    ASSIGN_OR_RETURN(idle_, IdleClock::Create());
+  }
+  ASSIGN_OR_RETURN(const int64_t idle_ns, idle_->ReadNs());
+  if (idle_ns >= 0) const TraceSpan span(context.track, "device idle", {{"ns", idle_ns}});
+  return idle_->BeginStep(stream_);
 }
 
 absl::Status DeviceLlama::RunLayers(const ForwardContext& context,
@@ -316,6 +326,7 @@ absl::Status DeviceLlama::StartLogits(const ForwardContext& context,
   chosen_ = {.best = best_.as<const kernels::DeviceBestLogit>(),
              .num_best = num_best,
              .tokens = sampler_ == nullptr ? nullptr : sampler_->tokens()};
+  if (idle_ != nullptr) RETURN_IF_ERROR(idle_->EndStep(stream_));
   return answered_->Record(stream_);
 }
 

@@ -21,6 +21,7 @@
 #include "worker/models/device/device_ranks.h"
 #include "worker/models/device/device_sampler.h"
 #include "worker/models/device/exchange.h"
+#include "worker/models/device/idle_clock.h"
 #include "worker/models/device/stage_link.h"
 #include "worker/models/device/step_graphs.h"
 #include "worker/models/device/step_inputs.h"
@@ -135,6 +136,8 @@ class DeviceLlama final : public CausalLm {
     return ranks_ == nullptr ? kernels::device::Synchronize(stream_) : ranks_->Await(stream_);
   }
   absl::Status Norm(float* x, const DeviceBuffer& weight, int32_t rows, void* out) const;
+  // Tells the trace how long the device was idle before the last step that is over.
+  absl::Status TraceIdle(const ForwardContext& context);
   // The best of the first rows of logits_, on their way to staged_best_.
   absl::Status FindBest(int32_t num_rows);
   void TakeBest(absl::Span<BestLogit> best) const;
@@ -196,6 +199,7 @@ class DeviceLlama final : public CausalLm {
   std::unique_ptr<DeviceSampler> sampler_;  // the leader's
   std::unique_ptr<DeviceEvent> answered_;   // what StartLogits asked for is there
   kernels::DeviceChosenTokens chosen_{};    // by what it enqueued
+  std::unique_ptr<IdleClock> idle_;         // null without a trace
   PinnedBuffer staged_hidden_;
   PinnedBuffer staged_logits_;
   PinnedBuffer staged_best_;

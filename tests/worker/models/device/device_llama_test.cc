@@ -1,7 +1,10 @@
 // A tiny Llama end to end through the code for CUDA, in emulation: the engine's answers are the
 // same bits however they were come by, and those of the CPU but for rounding.
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -99,6 +102,25 @@ TEST(DeviceLlamaTest, BatchMatesAndTheOrderOfThreadsChangeNothing) {
   kernels::emulation::SetSeed(77);
   EngineHarness engine(OnDevice(Tiny()));
   ExpectGolden(engine);
+}
+
+TEST(DeviceLlamaTest, ATraceTellsHowLongTheDeviceWasIdle) {
+  const std::string path = testing::TempDir() + "/device_idle_trace.json";
+  auto trace = StepTrace::Open({.path = path, .process_name = "test"}, SteadyClock::Get());
+  ASSERT_TRUE(trace.ok()) << trace.status();
+  {
+    EngineHarness::Options options = OnDevice(Tiny());
+    options.trace = trace->get();
+    EngineHarness engine(options);
+    engine.Run(EngineHarness::MakeRequest("r", EngineHarness::Prompt(5, 0), 10));
+  }
+  trace->reset();
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  int32_t count = 0;
+  for (size_t at = 0; (at = text.str().find("device idle", at)) != std::string::npos; ++at) ++count;
+  EXPECT_GE(count, 7);  // of ten steps; the last ones are over after what could tell of them
+  std::filesystem::remove(path);
 }
 
 TEST(DeviceLlamaTest, StepsOfDecodesAreGraphs) {
