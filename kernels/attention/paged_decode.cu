@@ -1,8 +1,8 @@
 // A block computes one chunk of one KV head for all query heads of its group: they are the rows of
 // the tensor cores' 16-row operand, so K and V are read once for all of them. Each of its four
-// warps takes one granule of 64 positions in four steps of 16; two stages of asynchronous copies
-// bring the next step of all four meanwhile. A second kernel merges a query head's granules. Bound
-// by reading K and V.
+// warps takes one granule of 64 positions, first its keys, then its values, 32 at a time; two
+// stages of asynchronous copies bring the next 32 of all four meanwhile. A second kernel merges a
+// query head's granules. Bound by reading K and V.
 #include "absl/strings/str_cat.h"
 #include "kernels/attention/paged_decode_device.h"
 #include "kernels/attention/warp_attention.cuh"
@@ -12,11 +12,12 @@ namespace {
 
 constexpr int kWarps = kDeviceKvChunk / kGranule;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kSteps = kGranule / kStep;
+constexpr int kHalf = kGranule / 2;  // positions of each granule that come together
+constexpr int kHalves = 2;
 
 // The first chunk of which a row sees something.
 __device__ __host__ __forceinline__ int FirstChunk(int length, int window) {
-  return window > 0 && length > window ? (length - window) / kDeviceKvChunk : 0;
+  return FirstSeen(length, window) / kDeviceKvChunk;
 }
 
 // The partial result of a query head and granule: weighted sums, maximum, sum of weights.
@@ -35,10 +36,8 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
   const int length = args.lengths[item.sequence];
   const int num_positions =
       length - begin < kDeviceKvChunk ? length - begin : static_cast<int>(kDeviceKvChunk);
-  const int first_seen = args.window > 0 && length > args.window ? length - args.window : 0;
   // Warps with less than a granule to do come along.
-  const int num_steps =
-      num_positions < kGranule ? (num_positions + kStep - 1) / kStep : static_cast<int>(kSteps);
+  const int num_halves = num_positions > kHalf ? 2 : 1;
   const int warp = device::ThreadPosition().x / 32;
   const int lane = device::ThreadPosition().x % 32;
   const PagedCache<kHeadDim, Kv> cache{args.kv,
@@ -46,11 +45,23 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
                                        args.page_size,
                                        args.num_kv_heads,
                                        item.kv_head};
-  const auto copy_step = [&](int step) {
-    const auto position_of = [&](int row) {
-      return begin + row / kStep * kGranule + step * kStep + row % kStep;
+  const auto copy_stage = [&](int stage) {
+    const auto source_of = [&](int row) {
+      const int half = stage % num_halves;
+      return KvRow{stage / num_halves, begin + row / kHalf * kGranule + half * kHalf + row % kHalf};
     };
-    Loader::template Copy<kThreads>(cache, position_of, length, step);
+    Loader::template Copy<kThreads>(cache, source_of, length, stage);
+  };
+  // The tile of this stage, from the warp's rows on, once it is there and the next is on its way.
+  const auto get_stage = [&](int stage) {
+    if (stage + 1 < 2 * num_halves) {
+      copy_stage(stage + 1);
+      device::WaitForCopies<1>();
+    } else {
+      device::WaitForCopies<0>();
+    }
+    device::SyncThreads();
+    return Loader::template Get<kThreads>(stage).From(warp * kHalf);
   };
 
   uint32_t q[kHeadDim / 16][4];
@@ -60,34 +71,36 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
   const auto slope_of = [&](int row) {
     return args.slopes != nullptr && row < group ? args.slopes[item.kv_head * group + row] : 0.0f;
   };
-  const float slopes[2] = {slope_of(lane / 4), slope_of(lane / 4 + 8)};
-  RowStates<kHeadDim> state;
-  state.Clear();
-  copy_step(0);
-  for (int step = 0; step < num_steps; ++step) {
-    if (step + 1 < num_steps) {
-      copy_step(step + 1);
-      device::WaitForCopies<1>();
-    } else {
-      device::WaitForCopies<0>();
+  GranuleScores scores = {};
+  copy_stage(0);
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half) {
+    if (half == num_halves) break;
+    const KvTile<kHeadDim> tile = get_stage(half);
+    for (int step = 0; step < kHalf / kStep; ++step) {
+      const int n = half * (kHalf / 8) + 2 * step;
+      AddKeys<T, kHeadDim, Kv>(q, tile.From(step * kStep), scores[n], scores[n + 1]);
     }
     device::SyncThreads();
-    const KvTile tile = Loader::template Get<kThreads>(step);
-    const int first = warp * kGranule + step * kStep;  // of the chunk
-    const int hidden = first_seen - begin - first;
-    const int seen = num_positions - first;
-    const int own = length - 1 - begin - first;
-    AddStep<T, kHeadDim, Kv>(q,
-                             tile,
-                             kStep * warp,
-                             /*first_dim=*/0,
-                             {{hidden, hidden},
-                              {seen, seen},
-                              args.scale,
-                              args.soft_cap,
-                              {own, own},
-                              {slopes[0], slopes[1]}},
-                             state);
+  }
+  const RowViews view({length, length},
+                      args.window,
+                      {slope_of(lane / 4), slope_of(lane / 4 + 8)},
+                      {args.scale, args.soft_cap});
+  const RowStates state = GranuleWeights(view, begin + warp * kGranule, scores);
+  float out[kHeadDim / 8][4] = {};
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half) {
+    if (half == num_halves) break;
+    const KvTile<kHeadDim> tile = get_stage(num_halves + half);
+    for (int step = 0; step < kHalf / kStep; ++step) {
+      const KvTile<kHeadDim> values = tile.From(step * kStep);
+      uint32_t p[4];
+      PackWeights<T, Kv>(scores, half * (kHalf / kStep) + step, values.scales, p);
+      for (int d = 0; d < kHeadDim / 16; ++d) {
+        AddValues<T, kHeadDim>(p, values.rows + d * 16, out[2 * d], out[2 * d + 1]);
+      }
+    }
     device::SyncThreads();
   }
   for (int h = 0; h < 2; ++h) {
@@ -95,7 +108,7 @@ __global__ void ChunkKernel(PagedDecodeArgs args) {
     if (row >= group) continue;
     float* const partial = Partial(args, device::BlockPosition().x, warp, row, group);
     for (int n = 0; n < kHeadDim / 8; ++n) {
-      for (int i = 0; i < 2; ++i) partial[n * 8 + lane % 4 * 2 + i] = state.out[n][2 * h + i];
+      for (int i = 0; i < 2; ++i) partial[n * 8 + lane % 4 * 2 + i] = out[n][2 * h + i];
     }
     if (lane % 4 == 0) {
       partial[kHeadDim] = state.max[h];
@@ -130,7 +143,7 @@ __global__ void MergeKernel(PagedDecodeArgs args) {
       sum = device::MulAdd(sum, scales.keep, part[kHeadDim + 1] * scales.add);
       max = scales.max;
     }
-    out[d] = T::FromFloat(value / sum);
+    out[d] = T::FromFloat(value * (1 / sum));
   }
 }
 

@@ -3,8 +3,7 @@
 // 256 are more than a thread has registers for: there two warps take the same vectors, each half of
 // the values, and both compute the scores. Bound by the tensor cores when the context is long.
 #include "absl/strings/str_cat.h"
-#include "kernels/attention/paged_prefill_device.h"
-#include "kernels/attention/warp_attention.cuh"
+#include "kernels/attention/prefill_vectors.cuh"
 
 namespace paceline::kernels {
 namespace {
@@ -21,56 +20,27 @@ template <typename T, int kHeadDim, typename Kv>
 __global__ void PrefillKernel(PagedPrefillArgs args) {
   using Loader = KvLoader<T, kHeadDim, Kv>;
   constexpr int kWidth = kHeadDim / kParts<kHeadDim>;
-  const PrefillItem item = args.items[device::BlockPosition().x];
-  const PrefillSequence sequence = args.sequences[item.sequence];
-  const int group = args.num_heads / args.num_kv_heads;
-  const int num_vectors = sequence.num_rows * group;
-  const int warp = device::ThreadPosition().x / 32 % kWarps;
-  const int first_dim = device::ThreadPosition().x / 32 / kWarps * kWidth;
+  const PrefillVectors<kHeadDim> vectors(args, args.items[device::BlockPosition().x]);
   const int lane = device::ThreadPosition().x % 32;
-  const PagedCache<kHeadDim, Kv> cache{args.kv,
-                                       args.page_table + int64_t{item.sequence} * args.max_pages,
-                                       args.page_size,
-                                       args.num_kv_heads,
-                                       item.kv_head};
-
-  // Where vector `row` of this warp lies in a matrix whose rows are so many elements apart.
-  const auto offset_of = [&](int row, int64_t stride) {
-    const int vector = item.first + warp * kQueryRows + row;
-    const int64_t token = sequence.first_row + vector / group;
-    return token * stride + (item.kv_head * group + vector % group) * kHeadDim;
-  };
-  const auto exists = [&](int row) { return item.first + warp * kQueryRows + row < num_vectors; };
-  // The end of the positions that vector `row` sees, and their begin.
-  const auto end_of = [&](int row) {
-    return sequence.context_before + (item.first + warp * kQueryRows + row) / group + 1;
-  };
-  const auto begin_before = [&](int end) {
-    return args.window > 0 && end > args.window ? end - args.window : 0;
-  };
-  const int last =
-      item.first + kVectors < num_vectors ? item.first + kVectors - 1 : num_vectors - 1;
-  const int end = sequence.context_before + last / group + 1;
+  const int first_dim = device::ThreadPosition().x / 32 / kWarps * kWidth;
+  const int first = device::ThreadPosition().x / 32 % kWarps * kQueryRows;  // vector of the warp
+  const int lane_vectors[2] = {first + lane / 4, first + lane / 4 + 8};
+  const auto cache = vectors.template Cache<Kv>();
+  const int end = vectors.LastEnd(kVectors);
   const int num_granules = (end + kGranule - 1) / kGranule;
-  const int first_granule =
-      begin_before(sequence.context_before + item.first / group + 1) / kGranule;
+  const int first_granule = vectors.FirstGranule();
   const auto copy_granule = [&](int granule) {
-    Loader::template Copy<kThreads<kHeadDim>>(
-        cache, [&](int row) { return granule * kGranule + row; }, end, granule);
+    const auto source_of = [&](int row) {
+      return KvRow{row / kGranule, granule * kGranule + row % kGranule};
+    };
+    Loader::template Copy<kThreads<kHeadDim>>(cache, source_of, end, granule);
   };
 
   uint32_t q[kHeadDim / 16][4];
-  const auto* const queries = static_cast<const uint16_t*>(args.q);
-  LoadQuery<kHeadDim>(
-      [&](int row) { return exists(row) ? queries + offset_of(row, args.q_stride) : nullptr; }, q);
-  const int ends[2] = {end_of(lane / 4), end_of(lane / 4 + 8)};
-  const auto slope_of = [&](int row) {
-    const int head = item.kv_head * group + (item.first + warp * kQueryRows + row) % group;
-    return args.slopes != nullptr ? args.slopes[head] : 0.0f;
-  };
-  const float slopes[2] = {slope_of(lane / 4), slope_of(lane / 4 + 8)};
-  RowStates<kWidth> total;
-  total.Clear();
+  LoadQuery<kHeadDim>([&](int row) { return vectors.Query(first + row); }, q);
+  const RowViews view = vectors.Views(lane_vectors[0], lane_vectors[1]);
+  float out[kWidth / 8][4] = {};
+  RowStates total;
   copy_granule(first_granule);
   for (int granule = first_granule; granule < num_granules; ++granule) {
     if (granule + 1 < num_granules) {
@@ -80,46 +50,36 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
       device::WaitForCopies<0>();
     }
     device::SyncThreads();
-    const KvTile tile = Loader::template Get<kThreads<kHeadDim>>(granule);
-    RowStates<kWidth> state;
-    state.Clear();
+    const KvTile<kHeadDim> tile = Loader::template Get<kThreads<kHeadDim>>(granule);
+    GranuleScores scores = {};
     for (int step = 0; step < kGranule / kStep; ++step) {
-      const int first = granule * kGranule + step * kStep;
-      AddStep<T, kHeadDim, Kv>(q,
-                               tile,
-                               step * kStep,
-                               first_dim,
-                               {{begin_before(ends[0]) - first, begin_before(ends[1]) - first},
-                                {ends[0] - first, ends[1] - first},
-                                args.scale,
-                                args.soft_cap,
-                                {ends[0] - 1 - first, ends[1] - 1 - first},
-                                {slopes[0], slopes[1]}},
-                               state);
+      AddKeys<T, kHeadDim, Kv>(q, tile.From(step * kStep), scores[2 * step], scores[2 * step + 1]);
     }
-    for (int h = 0; h < 2; ++h) {
-      const MergeScales scales = MergeGranule(total.max[h], state.max[h]);
-      for (int n = 0; n < kWidth / 8; ++n) {
-        for (int i = 2 * h; i < 2 * h + 2; ++i) {
-          total.out[n][i] =
-              device::MulAdd(total.out[n][i], scales.keep, state.out[n][i] * scales.add);
+    const RowStates state = GranuleWeights(view, granule * kGranule, scores);
+    uint32_t p[kGranule / kStep][4];
+    for (int step = 0; step < kGranule / kStep; ++step) {
+      PackWeights<T, Kv>(scores, step, tile.From(kGranule + step * kStep).scales, p[step]);
+    }
+    const MergeScales scales[2] = {total.Merge(state, 0), total.Merge(state, 1)};
+    for (int d = 0; d < kWidth / 16; ++d) {
+      float sums[2][4] = {};
+      for (int step = 0; step < kGranule / kStep; ++step) {
+        const uint16_t* const values = tile.From(kGranule + step * kStep).rows;
+        AddValues<T, kHeadDim>(p[step], values + first_dim + d * 16, sums[0], sums[1]);
+      }
+      for (int n = 0; n < 2; ++n) {
+        for (int i = 0; i < 4; ++i) {
+          float& value = out[2 * d + n][i];
+          value = device::MulAdd(value, scales[i / 2].keep, sums[n][i] * scales[i / 2].add);
         }
       }
-      total.sum[h] = device::MulAdd(total.sum[h], scales.keep, state.sum[h] * scales.add);
-      total.max[h] = scales.max;
     }
     device::SyncThreads();
   }
   for (int h = 0; h < 2; ++h) {
-    const int row = lane / 4 + 8 * h;
-    if (!exists(row)) continue;
-    uint16_t* const out = static_cast<uint16_t*>(args.out) +
-                          offset_of(row, int64_t{args.num_heads} * kHeadDim) + first_dim;
-    for (int n = 0; n < kWidth / 8; ++n) {
-      for (int i = 0; i < 2; ++i) {
-        out[n * 8 + lane % 4 * 2 + i] = T::FromFloat(total.out[n][2 * h + i] / total.sum[h]);
-      }
-    }
+    // Made anew: registers are scarce above.
+    PrefillVectors<kHeadDim>(args, args.items[device::BlockPosition().x])
+        .template Store<T, kWidth>(lane_vectors[h], first_dim, h, out, total.sum[h]);
   }
 }
 

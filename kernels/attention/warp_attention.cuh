@@ -1,10 +1,10 @@
 // Attention of one warp: 16 query vectors, the rows of the tensor cores' left operand, against the
 // paged cache. Decode and prefill are made of it, and so give a row the same bits:
 //
-// Positions are cut into granules of 64, counted from 0. A granule is taken in by four steps of 16
-// positions with a running softmax of its own (Granule), and granules are merged in order of
-// position (MergeGranule). What a row does not see has weight 0 and changes nothing, so a granule
-// that no row sees may as well be left out.
+// Positions are cut into granules of 64, counted from 0. A granule has a softmax of its own over
+// all its scores (GranuleWeights), its weighted values are summed in four steps of 16 positions,
+// and granules are merged in order of position (MergeGranule). What a row does not see has weight 0
+// and changes nothing, so a step or a granule that no row sees may as well be left out.
 #ifndef PACELINE_KERNELS_ATTENTION_WARP_ATTENTION_CUH_
 #define PACELINE_KERNELS_ATTENTION_WARP_ATTENTION_CUH_
 
@@ -56,10 +56,24 @@ struct PagedCache {
   }
 };
 
-// Keys and values of 64 positions in shared memory, as the tensor cores want them.
+constexpr int kTileRows = 2 * kGranule;
+
+// 128 keys and values in shared memory, as the tensor cores want them. Which of them are keys, and
+// of which positions, is the kernel's affair.
+template <int kHeadDim>
 struct KvTile {
-  uint16_t* keys;       // [64][pitch], values behind them
-  const float* scales;  // [2][64], of keys and of values; null: none
+  uint16_t* rows;       // [128][pitch]
+  const float* scales;  // [128]; null: none
+
+  __device__ KvTile From(int row) const {
+    return {rows + row * kPitch<kHeadDim>, scales == nullptr ? nullptr : scales + row};
+  }
+};
+
+// A row of a tile: K (which = 0) or V (1) of a position.
+struct KvRow {
+  int which;
+  int position;
 };
 
 // How keys and values come into shared memory: a stage is what asynchronous copies bring. Rows of
@@ -69,9 +83,9 @@ struct KvLoader {
   using Cache = PagedCache<kHeadDim, Kv>;
   // Of copies: registers are scarce where heads are large.
   static constexpr int kUnroll = kHeadDim > 128 ? 1 : 4;
-  static constexpr int kTileBytes = 2 * kGranule * kPitch<kHeadDim> * sizeof(uint16_t);
-  static constexpr int kRawBytes = 2 * kGranule * kHeadDim;
-  static constexpr int kScaleBytes = 2 * kGranule * sizeof(float);
+  static constexpr int kTileBytes = kTileRows * kPitch<kHeadDim> * sizeof(uint16_t);
+  static constexpr int kRawBytes = kTileRows * kHeadDim;
+  static constexpr int kScaleBytes = kTileRows * sizeof(float);
   static constexpr int kStageBytes = kHasScales<Kv> ? kRawBytes + kScaleBytes : kTileBytes;
   static constexpr int kSharedBytes = kStages * kStageBytes + (kHasScales<Kv> ? kTileBytes : 0);
 
@@ -79,34 +93,33 @@ struct KvLoader {
     return device::SharedMemory() + step % kStages * kStageBytes;
   }
 
-  // Starts the block's copies of 64 positions, position_of(row) being that of row `row`: runs of 16
-  // or more from a multiple of it. Rows of 16 bits from `end` on become zeros; those of
-  // 8 are always numbers.
-  template <int kThreads, typename PositionOfRow>
-  __device__ static void Copy(const Cache& cache, PositionOfRow position_of, int end, int step) {
+  // Starts the block's copies of a tile, source_of(row) being what comes into row `row`: runs of 4
+  // or more positions from a multiple of it. Rows of 16 bits from position `end` on become zeros;
+  // those of 8 are always numbers.
+  template <int kThreads, typename SourceOfRow>
+  __device__ static void Copy(const Cache& cache, SourceOfRow source_of, int end, int step) {
     constexpr int kPieces = Cache::kRowBytes / 16;
     constexpr int kRowPitch = kHasScales<Kv> ? kHeadDim : 2 * kPitch<kHeadDim>;
     char* const stage = Stage(step);
 #pragma unroll kUnroll
-    for (int i = device::ThreadPosition().x; i < 2 * kGranule * kPieces; i += kThreads) {
+    for (int i = device::ThreadPosition().x; i < kTileRows * kPieces; i += kThreads) {
       const int piece = i % kPieces;
-      const int row = i / kPieces % kGranule;
-      const int which = i / (kPieces * kGranule);
-      const int position = position_of(row);
-      char* const to = stage + (which * kGranule + row) * kRowPitch + 16 * piece;
-      if (position < end) {
-        device::CopyAsync16(to, cache.Row(which, position) + 16 * piece);
+      const int row = i / kPieces;
+      const KvRow source = source_of(row);
+      char* const to = stage + row * kRowPitch + 16 * piece;
+      if (source.position < end) {
+        device::CopyAsync16(to, cache.Row(source.which, source.position) + 16 * piece);
       } else if constexpr (!kHasScales<Kv>) {
         for (int j = 0; j < 8; ++j) reinterpret_cast<uint16_t*>(to)[j] = 0;
       }
     }
     if constexpr (kHasScales<Kv>) {
 #pragma unroll kUnroll
-      for (int i = device::ThreadPosition().x; i < 2 * kGranule / 4; i += kThreads) {
-        const int which = i / (kGranule / 4);
-        const int position = position_of(i % (kGranule / 4) * 4);
-        if (position < end) {
-          device::CopyAsync16(stage + kRawBytes + 16 * i, cache.Scale(which, position));
+      for (int i = device::ThreadPosition().x; i < kTileRows / 4; i += kThreads) {
+        const KvRow source = source_of(4 * i);
+        if (source.position < end) {
+          device::CopyAsync16(stage + kRawBytes + 16 * i,
+                              cache.Scale(source.which, source.position));
         }
       }
     }
@@ -115,7 +128,7 @@ struct KvLoader {
 
   // What Copy brought, once it is there for all threads of the block.
   template <int kThreads>
-  __device__ static KvTile Get(int step) {
+  __device__ static KvTile<kHeadDim> Get(int step) {
     char* const stage = Stage(step);
     if constexpr (!kHasScales<Kv>) {
       return {reinterpret_cast<uint16_t*>(stage), nullptr};
@@ -164,25 +177,9 @@ __device__ __forceinline__ float SumOfRow(float value) {
   return value;
 }
 
-// Weighted sums of values (not yet divided by the sum of weights), or of some of their dimensions,
-// maximum score and sum of weights of the lane's two rows; half h is row lane / 4 + 8 h. Scores are
-// in units of log 2.
-template <int kWidth>
-struct RowStates {
-  float out[kWidth / 8][4];
-  float max[2];
-  float sum[2];
-
-  __device__ void Clear() {
-    for (auto& four : out) {
-      for (float& value : four) value = 0;
-    }
-    for (int h = 0; h < 2; ++h) {
-      max[h] = kLowest;
-      sum[h] = 0;
-    }
-  }
-};
+// Scores of a granule's positions with the lane's two rows, then their weights, as the tensor cores
+// give them: element [n][2 h + i] is of row lane / 4 + 8 h and position 8 n + lane % 4 * 2 + i.
+using GranuleScores = float[kGranule / 8][4];
 
 // A granule merged into what precedes it: value and sum become MulAdd(own, keep, add * the
 // granule's).
@@ -198,91 +195,160 @@ __device__ __forceinline__ MergeScales MergeGranule(float max, float granule_max
   return {most, device::Exp2(max - base), device::Exp2(granule_max - base)};
 }
 
-// Which of a step's positions, counted from its first, and what becomes of scores.
-struct StepView {
-  int begin[2];  // each half's rows see [begin[h], end[h]) of the 16
-  int end[2];
-  float scale;
-  float soft_cap;  // 0: none
-  int own[2];      // positions of each half's rows themselves, and what a score loses for each
-  float slope[2];  // position that it lies before them
+// Of the lane's rows: the greatest score, in units of log 2, and the sum of weights.
+struct RowStates {
+  float max[2] = {kLowest, kLowest};
+  float sum[2] = {0, 0};
 
-  // In units of log 2.
-  __device__ __forceinline__ float Score(float product, int h, int position) const {
-    if (position < begin[h] || position >= end[h]) return kLowest;
-    const float score = soft_cap == 0
-                            ? product * (scale * kLog2E)
-                            : soft_cap * device::Tanh(product * scale / soft_cap) * kLog2E;
-    if (slope[h] == 0) return score;
-    return score - slope[h] * static_cast<float>(own[h] - position) * kLog2E;
+  // Takes in the next granule's of row h; what was summed up and the granule's part are to be
+  // brought together with what it gives.
+  __device__ __forceinline__ MergeScales Merge(const RowStates& granule, int h) {
+    const MergeScales scales = MergeGranule(max[h], granule.max[h]);
+    sum[h] = device::MulAdd(sum[h], scales.keep, granule.sum[h] * scales.add);
+    max[h] = scales.max;
+    return scales;
   }
 };
 
-// Takes in 16 positions of a tile, from row `first` on; of their values the kWidth dimensions from
-// `first_dim` on.
-template <typename T, int kHeadDim, typename Kv, int kWidth>
-__device__ __forceinline__ void AddStep(const uint32_t (&q)[kHeadDim / 16][4],
-                                        const KvTile& tile,
-                                        int first,
-                                        int first_dim,
-                                        const StepView& view,
-                                        RowStates<kWidth>& state) {
+// Makes a product a score in units of log 2: product * `product`, or cap * tanh(that).
+struct ScoreScale {
+  float product;
+  float cap;  // 0: none
+
+  __device__ ScoreScale(float scale, float soft_cap)
+      : product(soft_cap == 0 ? scale * kLog2E : scale / soft_cap), cap(soft_cap * kLog2E) {}
+};
+
+// The first position that is seen by a row whose own is the last before `end`.
+__device__ __host__ __forceinline__ int FirstSeen(int end, int window) {
+  return window > 0 && end > window ? end - window : 0;
+}
+
+// What the lane's rows see: half h's [begin[h], end[h]), the last of which is the row's own
+// position, and what a score loses for each position that it lies before that.
+struct RowViews {
+  int begin[2];
+  int end[2];
+  float slope[2];
+  ScoreScale scale;
+
+  __device__ RowViews(const int (&ends)[2],
+                      int window,
+                      const float (&slopes)[2],
+                      const ScoreScale& score_scale)
+      : scale(score_scale) {
+    for (int h = 0; h < 2; ++h) {
+      begin[h] = FirstSeen(ends[h], window);
+      end[h] = ends[h];
+      slope[h] = slopes[h];
+    }
+  }
+};
+
+// Products of the queries with the first 16 keys of `keys`.
+template <typename T, int kHeadDim, typename Kv>
+__device__ __forceinline__ void AddKeys(const uint32_t (&q)[kHeadDim / 16][4],
+                                        const KvTile<kHeadDim>& keys,
+                                        float (&left)[4],
+                                        float (&right)[4]) {
   const int lane = device::ThreadPosition().x % 32;
   const int matrix = lane / 8;
-  const uint16_t* const keys = tile.keys + first * kPitch<kHeadDim>;
-  const uint16_t* const values = keys + kGranule * kPitch<kHeadDim> + first_dim;
-  float scores[2][4] = {};
   for (int k = 0; k < kHeadDim / 16; ++k) {
     uint32_t b[4];
     device::LoadMatrix4(
-        b, keys + (matrix / 2 * 8 + lane % 8) * kPitch<kHeadDim> + k * 16 + matrix % 2 * 8);
-    T::Mma(scores[0], q[k], {b[0], b[1]});
-    T::Mma(scores[1], q[k], {b[2], b[3]});
+        b, keys.rows + (matrix / 2 * 8 + lane % 8) * kPitch<kHeadDim> + k * 16 + matrix % 2 * 8);
+    T::Mma(left, q[k], {b[0], b[1]});
+    T::Mma(right, q[k], {b[2], b[3]});
   }
-  float rescale[2];
-  for (int h = 0; h < 2; ++h) {
-    float most = state.max[h];
-    for (int n = 0; n < 2; ++n) {
-      for (int i = 0; i < 2; ++i) {
-        const int position = n * 8 + lane % 4 * 2 + i;
-        float& score = scores[n][2 * h + i];
-        if constexpr (kHasScales<Kv>) score *= tile.scales[first + position];
-        score = view.Score(score, h, position);
-        most = most > score ? most : score;
-      }
+  if constexpr (kHasScales<Kv>) {
+    for (int i = 0; i < 4; ++i) {
+      left[i] *= keys.scales[lane % 4 * 2 + i % 2];
+      right[i] *= keys.scales[8 + lane % 4 * 2 + i % 2];
     }
+  }
+}
+
+// Makes products weights; `begin` is the granule's first position.
+__device__ __forceinline__ RowStates GranuleWeights(const RowViews& view,
+                                                    int begin,
+                                                    GranuleScores& scores) {
+  const int first = begin + device::ThreadPosition().x % 4 * 2;
+  RowStates state;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    // change(score, position) for all scores of the row.
+    const auto for_all = [&](auto change) {
+#pragma unroll
+      for (int n = 0; n < kGranule / 8; ++n) {
+        change(scores[n][2 * h], n * 8 + first);
+        change(scores[n][2 * h + 1], n * 8 + first + 1);
+      }
+    };
+    if (view.scale.cap == 0) {
+      for_all([&](float& score, int) { score *= view.scale.product; });
+    } else {
+      for_all([&](float& score, int) {
+        score = view.scale.cap * device::Tanh(score * view.scale.product);
+      });
+    }
+    if (view.slope[h] != 0) {
+      for_all([&](float& score, int position) {
+        score -= view.slope[h] * static_cast<float>(view.end[h] - 1 - position) * kLog2E;
+      });
+    }
+    if (view.begin[h] > begin || view.end[h] < begin + kGranule) {
+      for_all([&](float& score, int position) {
+        if (position < view.begin[h] || position >= view.end[h]) score = kLowest;
+      });
+    }
+    float most = kLowest;
+    for_all([&](float score, int) { most = most > score ? most : score; });
     most = MaxOfRow(most);
     const float base = most == kLowest ? 0.0f : most;
-    rescale[h] = device::Exp2(state.max[h] - base);
-    float added = 0;
-    for (int n = 0; n < 2; ++n) {
-      for (int i = 0; i < 2; ++i) {
-        float& score = scores[n][2 * h + i];
-        score = device::Exp2(score - base);
-        added += score;
-        // There may be no scale where there is no weight.
-        if (kHasScales<Kv> && score != 0) {
-          score *= tile.scales[kGranule + first + n * 8 + lane % 4 * 2 + i];
-        }
-      }
-    }
+    float sum = 0;
+    for_all([&](float& score, int) {
+      score = device::Exp2(score - base);
+      sum += score;
+    });
     state.max[h] = most;
-    state.sum[h] = device::MulAdd(state.sum[h], rescale[h], SumOfRow(added));
+    state.sum[h] = SumOfRow(sum);
   }
-  const uint32_t p[4] = {device::Pack<T>(scores[0][0], scores[0][1]),
-                         device::Pack<T>(scores[0][2], scores[0][3]),
-                         device::Pack<T>(scores[1][0], scores[1][1]),
-                         device::Pack<T>(scores[1][2], scores[1][3])};
-  for (int d = 0; d < kWidth / 16; ++d) {
-    uint32_t b[4];
-    device::LoadMatrix4Transposed(
-        b, values + (matrix % 2 * 8 + lane % 8) * kPitch<kHeadDim> + d * 16 + matrix / 2 * 8);
-    for (int n = 0; n < 2; ++n) {
-      float(&o)[4] = state.out[2 * d + n];
-      for (int i = 0; i < 4; ++i) o[i] *= rescale[i / 2];
-      T::Mma(o, p, {b[2 * n], b[2 * n + 1]});
+  return state;
+}
+
+// Weights of the granule's 16 positions from 16 `step` on as the left operand, times the scales of
+// their values.
+template <typename T, typename Kv>
+__device__ __forceinline__ void PackWeights(const GranuleScores& weights,
+                                            int step,
+                                            const float* scales,
+                                            uint32_t (&p)[4]) {
+  const int first = device::ThreadPosition().x % 4 * 2;
+  const auto weight = [&](int n, int j) {
+    const float value = weights[2 * step + n][j];
+    // There may be no scale where there is no weight.
+    return kHasScales<Kv> && value != 0 ? value * scales[n * 8 + first + j % 2] : value;
+  };
+  for (int n = 0; n < 2; ++n) {
+    for (int h = 0; h < 2; ++h) {
+      p[2 * n + h] = device::Pack<T>(weight(n, 2 * h), weight(n, 2 * h + 1));
     }
   }
+}
+
+// Adds 16 dimensions, from `values` on, of 16 rows of a tile, weighted.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void AddValues(const uint32_t (&p)[4],
+                                          const uint16_t* values,
+                                          float (&left)[4],
+                                          float (&right)[4]) {
+  const int lane = device::ThreadPosition().x % 32;
+  const int matrix = lane / 8;
+  uint32_t b[4];
+  device::LoadMatrix4Transposed(
+      b, values + (matrix % 2 * 8 + lane % 8) * kPitch<kHeadDim> + matrix / 2 * 8);
+  T::Mma(left, p, {b[0], b[1]});
+  T::Mma(right, p, {b[2], b[3]});
 }
 
 // ---- On the host; for the arguments of decode and prefill, which name the same things alike.
