@@ -8,8 +8,7 @@
 namespace paceline::kernels {
 namespace {
 
-constexpr int kWarps = 4;  // of different vectors
-constexpr int kVectors = kWarps * kQueryRows;
+constexpr int kWarps = kPrefillVectors / kQueryRows;  // of different vectors
 template <int kHeadDim>
 constexpr int kThreads = kHeadDim > 128 ? 256 : 128;
 // Warps that take the same vectors.
@@ -26,7 +25,7 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
   const int first = device::ThreadPosition().x / 32 % kWarps * kQueryRows;  // vector of the warp
   const int lane_vectors[2] = {first + lane / 4, first + lane / 4 + 8};
   const auto cache = vectors.template Cache<Kv>();
-  const int end = vectors.LastEnd(kVectors);
+  const int end = vectors.LastEnd(kPrefillVectors);
   const int num_granules = (end + kGranule - 1) / kGranule;
   const int first_granule = vectors.FirstGranule();
   const auto copy_granule = [&](int granule) {
@@ -87,12 +86,13 @@ __global__ void PrefillKernel(PagedPrefillArgs args) {
 
 std::vector<PrefillItem> PlanPagedPrefill(absl::Span<const PrefillSequence> sequences,
                                           int32_t num_heads,
-                                          int32_t num_kv_heads) {
+                                          int32_t num_kv_heads,
+                                          int32_t vectors_per_item) {
   std::vector<PrefillItem> items;
   for (size_t s = 0; s < sequences.size(); ++s) {
     const int32_t num_vectors = sequences[s].num_rows * (num_heads / num_kv_heads);
     for (int32_t head = 0; head < num_kv_heads; ++head) {
-      for (int32_t first = 0; first < num_vectors; first += kVectors) {
+      for (int32_t first = 0; first < num_vectors; first += vectors_per_item) {
         items.push_back({static_cast<int32_t>(s), head, first});
       }
     }

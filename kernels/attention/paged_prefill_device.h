@@ -25,8 +25,10 @@ struct PrefillSequence {
   int32_t context_before;
 };
 
-// 64 query vectors (rows times heads of a group, the heads of a row together) of one sequence and
-// KV head: what one thread block computes.
+// So many query vectors (rows times heads of a group, the heads of a row together) of one sequence
+// and KV head are what one thread block computes.
+constexpr int32_t kPrefillVectors = 64;
+constexpr int32_t kWgmmaPrefillVectors = 128;
 struct PrefillItem {
   int32_t sequence;
   int32_t kv_head;
@@ -36,7 +38,8 @@ struct PrefillItem {
 // Made on the host and copied to the device by the caller.
 std::vector<PrefillItem> PlanPagedPrefill(absl::Span<const PrefillSequence> sequences,
                                           int32_t num_heads,
-                                          int32_t num_kv_heads);
+                                          int32_t num_kv_heads,
+                                          int32_t vectors_per_item = kPrefillVectors);
 
 struct PagedPrefillArgs {
   const void* q;                     // [rows, num_heads, head_dim]
@@ -62,6 +65,15 @@ struct PagedPrefillArgs {
 
 // InvalidArgument names the size that does not fit; Internal when the launch fails.
 absl::Status PagedPrefill(device::Stream stream, const PagedPrefillArgs& args);
+
+// The same with the products of a Hopper's warp groups, from items of kWgmmaPrefillVectors. Whether
+// these add as those of PagedPrefill do, and so give the same bits, only a Hopper can tell; in
+// emulation they do.
+absl::Status PagedPrefillWgmma(device::Stream stream, const PagedPrefillArgs& args);
+
+// FailedPrecondition when the thread's device cannot do it, InvalidArgument when the kernel has no
+// such sizes.
+absl::Status CheckPrefillWgmma(int32_t head_dim, DType dtype, DType kv_dtype);
 
 }  // namespace paceline::kernels
 

@@ -25,7 +25,9 @@ namespace context = boost::context;
 constexpr int kWarpSize = 32;
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr unsigned char kPoison = 0xff;
-constexpr int64_t kSharedAlignment = 128;
+constexpr int64_t kSharedAlignment = 1024;
+constexpr uint32_t kFirstAddress = 1024;  // of shared memory
+constexpr int64_t kPieceBytes = 16;       // of shared memory, whose copies are kept track of
 
 // Stacks of fibres, kept for the next block. What a fibre left of the address sanitizer's marks
 // when it was given up half-way goes with it.
@@ -60,7 +62,7 @@ struct AsyncCopy {
   std::vector<char> bytes;
 };
 
-enum class State { kReady, kAtBarrier, kAtMeeting, kPolling, kDone };
+enum class State { kReady, kAtBarrier, kAtMeeting, kAtGroupMeeting, kPolling, kDone };
 
 struct Thread {
   context::fiber fiber;
@@ -70,6 +72,7 @@ struct Thread {
   Location location;
   void* mine = nullptr;
   absl::FunctionRef<void(Lanes)>* meet = nullptr;
+  absl::FunctionRef<void(const GroupLanes&)>* group_meet = nullptr;
   absl::FunctionRef<bool()>* is_there = nullptr;
 
   std::vector<AsyncCopy> collected;
@@ -92,7 +95,9 @@ class Block {
       : grid_(grid),
         size_(size),
         position_(position),
+        shared_bytes_(shared_bytes),
         shared_(shared_bytes + kSharedAlignment, static_cast<char>(kPoison)),
+        copies_((shared_bytes + kPieceBytes - 1) / kPieceBytes, 0),
         threads_(size.x * size.y * size.z) {}
 
   // The error, or "". Returns when all threads are done, or none can go on before something comes
@@ -110,6 +115,16 @@ class Block {
     const auto address = reinterpret_cast<uintptr_t>(shared_.data());
     return shared_.data() + (kSharedAlignment - address % kSharedAlignment) % kSharedAlignment;
   }
+  int64_t shared_bytes() const { return shared_bytes_; }
+  // As products see it.
+  char* SharedForProducts() {
+    shared_for_products_.resize(shared_bytes_, static_cast<char>(kPoison));
+    return shared_for_products_.data();
+  }
+  // A copy of the current thread begins to overwrite a piece, or has done so.
+  void MarkCopy(const void* to, bool is_there);
+  void FenceForProducts();
+  std::shared_ptr<void>& state() { return state_; }
   Thread& current() { return threads_[current_]; }
   // Gives the processor back until somebody sets the state to ready.
   void Wait(State state, const char* operation, const Location& location);
@@ -126,6 +141,7 @@ class Block {
   void Start(int32_t i, absl::FunctionRef<void()> body);
   void Settle(int32_t thread);
   void MeetIfComplete(int32_t warp);
+  void MeetGroupIfComplete(int32_t group);
   void PassBarrierIfComplete();
   [[noreturn]] void Fail(int32_t thread, const std::string& what) const {
     throw KernelError{absl::StrCat(Name(thread), ": ", what)};
@@ -134,7 +150,13 @@ class Block {
   const Index3 grid_;
   const Index3 size_;
   const Index3 position_;
+  const int64_t shared_bytes_;
   std::vector<char> shared_;
+  // Of each piece: 0, or a copy of thread abs - 1 that products do not see yet, negative while it
+  // is under way.
+  std::vector<int32_t> copies_;
+  std::vector<char> shared_for_products_;
+  std::shared_ptr<void> state_;
   std::vector<Thread> threads_;
   context::fiber scheduler_;
   int32_t current_ = 0;
@@ -202,6 +224,7 @@ std::string Block::Run(absl::FunctionRef<void()> body) {
 // After thread `i` stopped running.
 void Block::Settle(int32_t i) {
   MeetIfComplete(i / kWarpSize);
+  MeetGroupIfComplete(i / kGroupSize);
   PassBarrierIfComplete();
 }
 
@@ -219,7 +242,7 @@ void Block::MeetIfComplete(int32_t warp) {
     if (lanes[lane].state == State::kDone) {
       Fail(thread, absl::StrCat("has returned, its warp is in ", Place(lanes[first])));
     }
-    if (lanes[lane].state == State::kAtBarrier ||
+    if (lanes[lane].state != State::kAtMeeting ||
         std::strcmp(lanes[lane].operation, lanes[first].operation) != 0 ||
         lanes[lane].location.line() != lanes[first].location.line()) {
       Fail(thread,
@@ -234,6 +257,42 @@ void Block::MeetIfComplete(int32_t warp) {
   }
   (*lanes[first].meet)(operands);
   for (int32_t lane = 0; lane < kWarpSize; ++lane) lanes[lane].state = State::kReady;
+}
+
+void Block::MeetGroupIfComplete(int32_t group) {
+  const int32_t begin = group * kGroupSize;
+  const auto end = std::min<int32_t>(begin + kGroupSize, static_cast<int32_t>(threads_.size()));
+  int32_t first = -1;
+  for (int32_t i = begin; i < end; ++i) {
+    const State state = threads_[i].state;
+    if (state == State::kReady || state == State::kPolling || state == State::kAtMeeting) return;
+    if (state == State::kAtGroupMeeting && first < 0) first = i;
+  }
+  if (first < 0) return;
+  if (end - begin < kGroupSize) {
+    Fail(first, absl::StrCat("is in ", Place(threads_[first]), " without a whole warp group"));
+  }
+  void* operands[kGroupSize];
+  for (int32_t i = begin; i < end; ++i) {
+    const Thread& thread = threads_[i];
+    if (thread.state == State::kDone) {
+      Fail(i, absl::StrCat("has returned, its warp group is in ", Place(threads_[first])));
+    }
+    if (thread.state != State::kAtGroupMeeting ||
+        std::strcmp(thread.operation, threads_[first].operation) != 0 ||
+        thread.location.line() != threads_[first].location.line()) {
+      Fail(i,
+           absl::StrCat("is in ",
+                        Place(thread),
+                        ", thread ",
+                        first,
+                        " of its warp group in ",
+                        Place(threads_[first])));
+    }
+    operands[i - begin] = thread.mine;
+  }
+  (*threads_[first].group_meet)({operands, begin});
+  for (int32_t i = begin; i < end; ++i) threads_[i].state = State::kReady;
 }
 
 void Block::PassBarrierIfComplete() {
@@ -252,6 +311,28 @@ void Block::PassBarrierIfComplete() {
                "is in ", Place(threads_[i]), ", thread ", first, " in ", Place(threads_[first])));
     }
     threads_[i].state = State::kReady;
+  }
+}
+
+void Block::MarkCopy(const void* to, bool is_there) {
+  const int64_t offset = static_cast<const char*>(to) - SharedMemory();
+  if (offset < 0 || offset >= shared_bytes_) return;
+  copies_[offset / kPieceBytes] = is_there ? current_ + 1 : -(current_ + 1);
+  if (!shared_for_products_.empty() && !is_there) {
+    std::memset(shared_for_products_.data() + offset,
+                kPoison,
+                std::min(kPieceBytes, shared_bytes_ - offset));
+  }
+}
+
+void Block::FenceForProducts() {
+  char* const to = SharedForProducts();
+  const char* const from = SharedMemory();
+  for (size_t i = 0; i < copies_.size(); ++i) {
+    if (copies_[i] == current_ + 1) copies_[i] = 0;
+    if (copies_[i] != 0) continue;
+    const auto offset = static_cast<int64_t>(i) * kPieceBytes;
+    std::memcpy(to + offset, from + offset, std::min(kPieceBytes, shared_bytes_ - offset));
   }
 }
 
@@ -347,12 +428,40 @@ void AwaitOutside(absl::FunctionRef<bool()> is_there, const Location& location) 
   g_block->Wait(State::kPolling, "AwaitOutside", location);
 }
 
+void MeetGroup(const char* operation,
+               const Location& location,
+               void* mine,
+               absl::FunctionRef<void(const GroupLanes&)> meet) {
+  Thread& self = g_block->current();
+  self.mine = mine;
+  self.group_meet = &meet;
+  g_block->Wait(State::kAtGroupMeeting, operation, location);
+}
+
+uint32_t SharedAddress(const void* shared) {
+  return static_cast<uint32_t>(static_cast<const char*>(shared) - g_block->SharedMemory()) +
+         kFirstAddress;
+}
+bool IsShared(uint32_t address, int32_t bytes) {
+  return address >= kFirstAddress && address - kFirstAddress + bytes <= g_block->shared_bytes();
+}
+const char* AtAddress(uint32_t address) {
+  return g_block->SharedMemory() + (address - kFirstAddress);
+}
+const char* AtAddressForProducts(uint32_t address) {
+  return g_block->SharedForProducts() + (address - kFirstAddress);
+}
+void FenceSharedForProducts() { g_block->FenceForProducts(); }
+
+std::shared_ptr<void>& BlockStatePointer() { return g_block->state(); }
+
 void CopyAsync(void* to, const void* from, int32_t bytes, const Location& location) {
   const auto unaligned = [&](const void* p) { return reinterpret_cast<uintptr_t>(p) % bytes != 0; };
   Check(!unaligned(to) && !unaligned(from), "CopyAsync: an address is not aligned", location);
   const char* const source = static_cast<const char*>(from);
   g_block->current().collected.push_back({to, {source, source + bytes}});
   std::memset(to, kPoison, bytes);
+  g_block->MarkCopy(to, /*is_there=*/false);
 }
 
 void CommitCopies() {
@@ -366,6 +475,7 @@ void WaitForCopies(int32_t left) {
   while (static_cast<int32_t>(self.groups.size()) > left) {
     for (const AsyncCopy& copy : self.groups.front()) {
       std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+      g_block->MarkCopy(copy.to, /*is_there=*/true);
     }
     self.groups.pop_front();
   }

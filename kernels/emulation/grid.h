@@ -5,7 +5,8 @@
 //
 // An error ends the launch and says what, in which block and thread, and in which line of the
 // kernel:
-//   - threads of a warp that meet in different operations or lines, or with some of them gone;
+//   - threads of a warp, or of a warp group, that meet in different operations or lines, or with
+//     some of them gone;
 //   - threads of a block that wait for each other at different barriers, or for ever;
 //   - a copy whose addresses are not aligned.
 // Shared memory starts as 0xff bytes (NaN in every float type), and so does what an asynchronous
@@ -17,6 +18,7 @@
 #define PACELINE_KERNELS_EMULATION_GRID_H_
 
 #include <cstdint>
+#include <memory>
 #include <source_location>
 
 #include "absl/functional/function_ref.h"
@@ -65,6 +67,37 @@ void MeetWarp(const char* operation,
 
 // Returns when is_there(), which asks memory that other launches or the host write.
 void AwaitOutside(absl::FunctionRef<bool()> is_there, const Location& location);
+
+// The same for the 128 threads of a warp group: four warps from a multiple of four.
+constexpr int kGroupSize = 128;
+struct GroupLanes {
+  void* const* mine;
+  int32_t first_thread;
+
+  void* operator[](int i) const { return mine[i]; }
+};
+void MeetGroup(const char* operation,
+               const Location& location,
+               void* mine,
+               absl::FunctionRef<void(const GroupLanes& lanes)> meet);
+
+// Shared memory has addresses of its own, for instructions that take them. What products of a warp
+// group see of it (PTX's async proxy) is what it was at the last fence; of what a copy brings, at
+// the next fence of the copy's thread after its wait.
+uint32_t SharedAddress(const void* shared);
+bool IsShared(uint32_t address, int32_t bytes);
+const char* AtAddress(uint32_t address);
+const char* AtAddressForProducts(uint32_t address);
+void FenceSharedForProducts();
+
+// What another file keeps for the running block; made when it is first asked for.
+std::shared_ptr<void>& BlockStatePointer();
+template <typename T>
+T& BlockState() {
+  std::shared_ptr<void>& state = BlockStatePointer();
+  if (state == nullptr) state = std::make_shared<T>();
+  return *static_cast<T*>(state.get());
+}
 
 // An asynchronous copy of `bytes` (4, 8 or 16) to shared memory, in the group being collected.
 void CopyAsync(void* to, const void* from, int32_t bytes, const Location& location);

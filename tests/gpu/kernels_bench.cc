@@ -199,13 +199,15 @@ void MeasureDecode(Bench& bench, int32_t batch, int32_t context, DType kv_dtype)
                 [&](int) { return PagedDecode(nullptr, args); });
 }
 
-void MeasurePrefill(Bench& bench, int32_t rows) {
+void MeasurePrefill(Bench& bench, int32_t rows, bool wgmma) {
+  if (wgmma && !CheckPrefillWgmma(kHeadDim, DType::kBF16, DType::kBF16).ok()) return;
   Memory memory;
   const int32_t pages = rows / kPageSize;
   std::vector<int32_t> table(pages);
   for (int32_t i = 0; i < pages; ++i) table[i] = pages - 1 - i;
   const std::vector<PrefillSequence> sequences = {{0, rows, 0}};
-  const std::vector<PrefillItem> plan = PlanPagedPrefill(sequences, kHeads, kKvHeads);
+  const std::vector<PrefillItem> plan =
+      PlanPagedPrefill(sequences, kHeads, kKvHeads, wgmma ? kWgmmaPrefillVectors : kPrefillVectors);
   const std::vector<uint16_t> random = RandomBf16(1 << 16);
   const PagedPrefillArgs args{.q = memory.Fill(int64_t{rows} * kHeads * kHeadDim, random),
                               .q_stride = kHeads * kHeadDim,
@@ -223,10 +225,12 @@ void MeasurePrefill(Bench& bench, int32_t rows) {
                               .scale = kScale,
                               .dtype = DType::kBF16,
                               .kv_dtype = DType::kBF16};
-  bench.Measure("prefill attention, " + std::to_string(rows) + " rows, bf16",
-                0,
-                2.0 * rows * rows * kHeads * kHeadDim,  // two products, half of them masked
-                [&](int) { return PagedPrefill(nullptr, args); });
+  bench.Measure(
+      std::string("prefill attention") + (wgmma ? " with wgmma, " : ", ") + std::to_string(rows) +
+          " rows, bf16",
+      0,
+      2.0 * rows * rows * kHeads * kHeadDim,  // two products, half of them masked
+      [&](int) { return wgmma ? PagedPrefillWgmma(nullptr, args) : PagedPrefill(nullptr, args); });
 }
 
 // Weights of one format, several times, so that no cache holds them from call to call.
@@ -310,7 +314,8 @@ int Main(bool tiny) {
     MeasureDecode(bench, bench.Size(64, 2), bench.Size(4096, 320), kv_dtype);
   }
   for (const int32_t rows : {1024, 4096, 16384}) {
-    if (!tiny || rows == 1024) MeasurePrefill(bench, bench.Size(rows, 32));
+    if (tiny && rows != 1024) continue;
+    for (const bool wgmma : {false, true}) MeasurePrefill(bench, bench.Size(rows, 32), wgmma);
   }
   MeasureMatmul(bench, "bf16", DeviceFormat::kBF16);
   MeasureMatmul(bench, "Q8_0", DeviceFormat::kQ8);

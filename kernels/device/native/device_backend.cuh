@@ -37,7 +37,7 @@ __device__ __forceinline__ Index3 ThreadPosition() {
           static_cast<int32_t>(threadIdx.z)};
 }
 __device__ __forceinline__ char* SharedMemory() {
-  extern __shared__ __align__(128) char shared[];
+  extern __shared__ __align__(1024) char shared[];
   return shared;
 }
 

@@ -59,6 +59,7 @@ T ShuffleXor(T value, int mask, const Location& at = Location::current()) {
   return Shuffle(value, (emulation::ThreadPosition().x % 32) ^ mask, at);
 }
 
+inline uint32_t SharedAddress(const void* p) { return emulation::SharedAddress(p); }
 inline void CopyAsync16(void* shared,
                         const void* global,
                         const Location& at = Location::current()) {

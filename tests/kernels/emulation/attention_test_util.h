@@ -62,6 +62,14 @@ struct AttentionCase {
   }
 };
 
+// One of the kernels that prefill.
+struct PrefillKernel {
+  absl::Status (*run)(device::Stream, const PagedPrefillArgs&);
+  int32_t vectors_per_item;
+};
+constexpr PrefillKernel kMmaPrefill = {PagedPrefill, kPrefillVectors};
+constexpr PrefillKernel kWgmmaPrefill = {PagedPrefillWgmma, kWgmmaPrefillVectors};
+
 // To draw AttentionCase::kv from.
 constexpr DType kKvTypes[] = {DType::kF32, DType::kF32, DType::kI8, DType::kE4M3};
 
@@ -168,8 +176,11 @@ class PagedSequences {
     return out.ToVector();
   }
 
-  // Output bits of rows [begin, end) of sequence `i`, prefilled in one call.
-  std::vector<uint16_t> Prefill(int i, int32_t begin, int32_t end) {
+  // Output bits of rows [begin, end) of sequence `i`, prefilled in one call of `kernel`.
+  std::vector<uint16_t> Prefill(int i,
+                                int32_t begin,
+                                int32_t end,
+                                const PrefillKernel& kernel = kMmaPrefill) {
     constexpr int64_t kPadding = 8;
     const AttentionCase& c = case_;
     std::vector<uint16_t> q;
@@ -179,32 +190,33 @@ class PagedSequences {
       q.insert(q.end(), kPadding, 0xffff);
     }
     const std::vector<PrefillSequence> rows = {{0, end - begin, begin}};
-    const std::vector<PrefillItem> plan = PlanPagedPrefill(rows, c.heads(), c.kv_heads);
+    const std::vector<PrefillItem> plan =
+        PlanPagedPrefill(rows, c.heads(), c.kv_heads, kernel.vectors_per_item);
     DeviceArray<uint16_t> device_q(q), out((end - begin) * c.width());
     DeviceArray<int32_t> pages(std::vector<int32_t>(table_.begin() + i * max_pages_,
                                                     table_.begin() + (i + 1) * max_pages_));
     DeviceArray<PrefillSequence> device_rows(rows);
     DeviceArray<PrefillItem> items(plan);
-    const absl::Status status = PagedPrefill(nullptr,
-                                             {.q = device_q.data(),
-                                              .q_stride = c.width() + kPadding,
-                                              .kv = kv_.data(),
-                                              .page_table = pages.data(),
-                                              .sequences = device_rows.data(),
-                                              .items = items.data(),
-                                              .out = out.data(),
-                                              .num_items = static_cast<int32_t>(plan.size()),
-                                              .max_pages = max_pages_,
-                                              .page_size = c.page_size,
-                                              .num_heads = c.heads(),
-                                              .num_kv_heads = c.kv_heads,
-                                              .head_dim = c.head_dim,
-                                              .scale = c.scale(),
-                                              .dtype = c.dtype,
-                                              .kv_dtype = c.kv_dtype(),
-                                              .window = c.window,
-                                              .soft_cap = c.soft_cap,
-                                              .slopes = c.alibi ? slopes_.data() : nullptr});
+    const absl::Status status = kernel.run(nullptr,
+                                           {.q = device_q.data(),
+                                            .q_stride = c.width() + kPadding,
+                                            .kv = kv_.data(),
+                                            .page_table = pages.data(),
+                                            .sequences = device_rows.data(),
+                                            .items = items.data(),
+                                            .out = out.data(),
+                                            .num_items = static_cast<int32_t>(plan.size()),
+                                            .max_pages = max_pages_,
+                                            .page_size = c.page_size,
+                                            .num_heads = c.heads(),
+                                            .num_kv_heads = c.kv_heads,
+                                            .head_dim = c.head_dim,
+                                            .scale = c.scale(),
+                                            .dtype = c.dtype,
+                                            .kv_dtype = c.kv_dtype(),
+                                            .window = c.window,
+                                            .soft_cap = c.soft_cap,
+                                            .slopes = c.alibi ? slopes_.data() : nullptr});
     EXPECT_TRUE(status.ok()) << status;
     return out.ToVector();
   }
