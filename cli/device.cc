@@ -43,7 +43,8 @@ std::string NotOnGpus(const EngineOptions& options) {
 std::string NotOnCpus(const EngineOptions& options) {
   const bool has_16_bits = options.compute_dtype == "bf16" || options.compute_dtype == "f16";
   if (has_16_bits) return absl::StrCat("--compute-dtype ", options.compute_dtype);
-  return options.kv_cache_dtype == "fp8" ? "--kv-cache-dtype fp8" : "";
+  if (options.kv_cache_dtype == "fp8") return "--kv-cache-dtype fp8";
+  return options.prefill_attention == "wgmma" ? "--prefill-attention wgmma" : "";
 }
 
 // NCCL's own switch (2.30 and newer).
@@ -91,20 +92,26 @@ absl::StatusOr<DeviceChoice> ChooseDevice(const EngineOptions& options, int32_t 
   const int32_t rank = options.replica_on_host * ranks_per_replica + local_rank;
   const kernels::device::DeviceInfo& device = (*devices)[rank % num_devices];
   const int32_t sharers = (ranks - rank % num_devices + num_devices - 1) / num_devices;
+  const bool wgmma = options.prefill_attention == "wgmma";
+  if (wgmma && device.kind != "sm_90" && device.kind != "emulation") {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "--prefill-attention wgmma needs a GPU of kind sm_90; this one is ", device.kind));
+  }
   DeviceChoice choice;
   choice.is_cpu = false;
   choice.load = worker::LinkedBackend()->load;
   choice.place = {.index = device.index,
                   .dtype = options.compute_dtype == "f16" ? DType::kF16 : DType::kBF16,
                   .memory_utilization = options.gpu_memory_utilization / std::max(1, sharers),
-                  .nccl_shares_devices = NcclSharesDevices()};
+                  .nccl_shares_devices = NcclSharesDevices(),
+                  .wgmma_prefill = wgmma};
   choice.compute = kernels::ComputeType::kFloat32;  // weights as they are in the file
   choice.kv_dtype = choice.place.dtype;
   if (options.kv_cache_dtype == "int8") choice.kv_dtype = DType::kI8;
   if (options.kv_cache_dtype == "fp8") choice.kv_dtype = DType::kE4M3;
   const char* const type = choice.place.dtype == DType::kF16 ? "f16" : "bf16";
   choice.pci_address = device.pci_address;
-  choice.kind = absl::StrCat("cuda-", device.kind, "-", type);
+  choice.kind = absl::StrCat("cuda-", device.kind, "-", type, wgmma ? "-wgmma" : "");
   choice.description =
       absl::StrCat(device.name, " (cuda:", device.index, ", ", device.kind, "), ", type);
   return choice;

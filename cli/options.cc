@@ -160,6 +160,12 @@ void AddEngineOptions(CLI::App& app, EngineOptions& options) {
       "auto: f16 on the CPU, float32 with --compute-dtype float32, --compute-dtype's on GPUs; "
       "int8: nearly twice as many tokens; fp8: as many, on GPUs")
       ->check(CLI::IsMember({"auto", "f16", "int8", "fp8"}));
+  Add(app,
+      "prefill-attention",
+      options.prefill_attention,
+      "Attention of prompts on a GPU; wgmma: the kernel for Hoppers (sm_90), which has not run on "
+      "one yet")
+      ->check(CLI::IsMember({"mma", "wgmma"}));
   Add(app, "max-model-len", options.max_model_len, "Context length; default: the model's")
       ->check(CLI::Range(2, 1 << 24));
   Add(app, "max-num-seqs", options.max_num_seqs, "Sequences in a batch at most")

@@ -34,8 +34,9 @@ struct EngineOptions {
   double gpu_memory_utilization = 0.9;  // of a GPU's memory
   std::string compute_dtype = "auto";   // auto (CPU: int8, GPU: bf16), float32 (CPU), bf16, f16
   std::string kv_cache_dtype =
-      "auto";                 // auto (f16, or f32 with compute_dtype float32), f16, int8, fp8
-  int32_t max_model_len = 0;  // tokens; 0: the model's context
+      "auto";  // auto (f16, or f32 with compute_dtype float32), f16, int8, fp8
+  std::string prefill_attention = "mma";  // mma, wgmma (a Hopper)
+  int32_t max_model_len = 0;              // tokens; 0: the model's context
   int32_t max_num_seqs = 256;
   int32_t max_num_batched_tokens = 512;
   int32_t block_size = 32;

@@ -169,13 +169,13 @@ absl::StatusOr<std::unique_ptr<worker::RankGroup>> JoinRanks(const WorkerOptions
            numerics, " ", engine.tensor_parallel_size, "x", engine.pipeline_parallel_size),
        .tokens = std::move(tokens)});
   if (absl::IsFailedPrecondition(group.status())) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(std::string(group.status().message()),
-                     ": give every node the same model file, release, --worker-token-file, "
-                     "--device, --compute-dtype, --kv-cache-dtype, --tensor-parallel-mode, "
-                     "--tensor-parallel-size and --pipeline-parallel-size (this one: ",
-                     numerics,
-                     ")"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        std::string(group.status().message()),
+        ": give every node the same model file, release, --worker-token-file, "
+        "--device, --compute-dtype, --kv-cache-dtype, --prefill-attention, "
+        "--tensor-parallel-mode, --tensor-parallel-size and --pipeline-parallel-size (this one: ",
+        numerics,
+        ")"));
   }
   if (group.ok()) {
     RETURN_IF_ERROR(StartRankGuard((*group)->peers));

@@ -35,6 +35,8 @@ std::vector<std::string> WorkerArguments(const WorkerOptions& options, const Log
       engine.compute_dtype,
       "--kv-cache-dtype",
       engine.kv_cache_dtype,
+      "--prefill-attention",
+      engine.prefill_attention,
       "--max-num-seqs",
       absl::StrCat(engine.max_num_seqs),
       "--max-num-batched-tokens",

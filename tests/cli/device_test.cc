@@ -46,6 +46,9 @@ TEST(DeviceTest, AutoGoesWhereTheTypesAre) {
   EXPECT_FALSE(f16.is_cpu);
   EXPECT_EQ(f16.kv_dtype, DType::kF16);
   EXPECT_NE(f16.kind, Choose({}).kind) << "other bits";
+  const DeviceChoice wgmma = Choose({.prefill_attention = "wgmma"});
+  EXPECT_TRUE(wgmma.place.wgmma_prefill);
+  EXPECT_EQ(wgmma.kind, "cuda-emulation-bf16-wgmma") << "perhaps other bits";
 }
 
 TEST(DeviceTest, TypesThatADeviceDoesNotHaveAreInvalid) {
@@ -57,6 +60,7 @@ TEST(DeviceTest, TypesThatADeviceDoesNotHaveAreInvalid) {
   EXPECT_EQ(code({.device = "cuda", .kv_cache_dtype = "f16"}), kInvalid) << "bf16 is computed";
   EXPECT_EQ(code({.device = "cpu", .compute_dtype = "bf16"}), kInvalid);
   EXPECT_EQ(code({.device = "cpu", .kv_cache_dtype = "fp8"}), kInvalid);
+  EXPECT_EQ(code({.device = "cpu", .prefill_attention = "wgmma"}), kInvalid);
 }
 
 // Replicas and ranks of a host, in order; a host's ranks count from its first.

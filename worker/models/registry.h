@@ -29,6 +29,7 @@ struct DevicePlace {
   double memory_utilization = 0.9;               // of all its memory, for this process
   std::string nccl_library = "libnccl.so.2";     // what several ranks would exchange with
   bool nccl_shares_devices = false;              // NCCL lets ranks have a device in common
+  bool wgmma_prefill = false;                    // prefill attention by a Hopper's warp groups
   // Of what a rank gives to an exchange: as much goes over memory that devices share, if they do,
   // and more over NCCL; 0: nothing. A guess until it is measured (tests/gpu/exchange_bench.cc):
   // kernels of this kind are said to win up to some hundred KB.

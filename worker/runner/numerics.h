@@ -13,7 +13,8 @@ namespace paceline::worker {
 
 // `num_summing_ranks`: tensor ranks whose partial results are added up (TensorMode::kFast), 1 where
 // the number of ranks does not show. `device`: what computes in the place of the CPU's matmul and
-// attention, with the type of its activations ("cuda-sm_90-bf16"); empty: nothing. The CPU samples.
+// attention, with the type of its activations ("cuda-sm_90-bf16") and "-wgmma" where prefill uses
+// that; empty: nothing. The CPU samples.
 //
 // Replicas with equal texts continue each other's answers bit for bit: same model file, same
 // release, same types of activations and KV cache, kernels of the same bits (as active now), and a

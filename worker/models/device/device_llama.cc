@@ -186,24 +186,25 @@ absl::Status DeviceLlama::Attend(const DeviceBatch& batch, int32_t layer, void* 
          .kv_dtype = options_.kv_dtype}));
   }
   if (batch.num_prefill_items == 0) return absl::OkStatus();
-  return kernels::PagedPrefill(
-      stream_,
-      {.q = wide_.data(),
-       .q_stride = qkv_size(),
-       .kv = kv_layer(layer),
-       .page_table = batch.page_table + int64_t{batch.first_prefill} * batch.max_pages,
-       .sequences = batch.prefills,
-       .items = batch.prefill_items,
-       .out = out,
-       .num_items = batch.num_prefill_items,
-       .max_pages = batch.max_pages,
-       .page_size = kernels::kKvBlockSize,
-       .num_heads = heads().num_heads,
-       .num_kv_heads = heads().num_kv_heads,
-       .head_dim = config_.head_dim,
-       .scale = scale,
-       .dtype = dtype(),
-       .kv_dtype = options_.kv_dtype});
+  const auto prefill =
+      options_.device.wgmma_prefill ? &kernels::PagedPrefillWgmma : &kernels::PagedPrefill;
+  return prefill(stream_,
+                 {.q = wide_.data(),
+                  .q_stride = qkv_size(),
+                  .kv = kv_layer(layer),
+                  .page_table = batch.page_table + int64_t{batch.first_prefill} * batch.max_pages,
+                  .sequences = batch.prefills,
+                  .items = batch.prefill_items,
+                  .out = out,
+                  .num_items = batch.num_prefill_items,
+                  .max_pages = batch.max_pages,
+                  .page_size = kernels::kKvBlockSize,
+                  .num_heads = heads().num_heads,
+                  .num_kv_heads = heads().num_kv_heads,
+                  .head_dim = config_.head_dim,
+                  .scale = scale,
+                  .dtype = dtype(),
+                  .kv_dtype = options_.kv_dtype});
 }
 
 absl::Status DeviceLlama::AddToHidden(const ForwardContext& context,

@@ -69,6 +69,9 @@ absl::Status DeviceLlama::CheckSizes(const model::ModelConfig& config,
     return absl::UnimplementedError(
         "a KV cache of another 16-bit type than the activations' has no kernels for GPUs");
   }
+  if (options.device.wgmma_prefill) {
+    return kernels::CheckPrefillWgmma(config.head_dim, options.device.dtype, options.kv_dtype);
+  }
   return absl::OkStatus();
 }
 
@@ -229,12 +232,15 @@ absl::Status DeviceLlama::AllocateScratch() {
                            DType::kF32));
   ASSIGN_OR_RETURN(
       inputs_,
-      StepInputs::Create({.num_heads = heads().num_heads,
-                          .num_kv_heads = heads().num_kv_heads,
-                          .all_kv_heads = config_.num_kv_heads,
-                          .max_decode_items = items,
-                          .max_filled_rows = static_cast<int32_t>(std::min(rows, filled_rows))},
-                         use_.workspace));
+      StepInputs::Create(
+          {.num_heads = heads().num_heads,
+           .num_kv_heads = heads().num_kv_heads,
+           .prefill_vectors = options_.device.wgmma_prefill ? kernels::kWgmmaPrefillVectors
+                                                            : kernels::kPrefillVectors,
+           .all_kv_heads = config_.num_kv_heads,
+           .max_decode_items = items,
+           .max_filled_rows = static_cast<int32_t>(std::min(rows, filled_rows))},
+          use_.workspace));
   if (place.num_ranks() > 1 && (place.is_last_stage() || is_leader())) {
     RETURN_IF_ERROR(allocate(whole_logits_, logit_rows * config_.vocab_size, DType::kF32));
   }

@@ -148,8 +148,8 @@ void StepInputs::PlanPrefills(const ForwardInput& input) {
   }
   prefill_items_.clear();
   if (!prefills_.empty()) {
-    prefill_items_ =
-        kernels::PlanPagedPrefill(prefills_, options_.num_heads, options_.num_kv_heads);
+    prefill_items_ = kernels::PlanPagedPrefill(
+        prefills_, options_.num_heads, options_.num_kv_heads, options_.prefill_vectors);
     staging_->Add(prefills_, batch_.prefills);
     staging_->Add(prefill_items_, batch_.prefill_items);
   }

@@ -55,6 +55,7 @@ class StepInputs {
   struct Options {
     int32_t num_heads = 0;
     int32_t num_kv_heads = 0;
+    int32_t prefill_vectors = kernels::kPrefillVectors;  // of an item
     int32_t all_kv_heads = 0;      // of all ranks that share a layer, which must fill up alike
     int32_t max_decode_items = 0;  // of one pass: what there is scratch memory for; at least what
                                    // the longest sequence has

@@ -153,6 +153,24 @@ TEST(DeviceLlamaTest, PreemptionChangesNothing) {
   EXPECT_GT(engine.metrics().vllm_preemptions->Value(), 0);
 }
 
+// In emulation warp groups add as the other kernels do.
+TEST(DeviceLlamaTest, PrefillWithWgmmaChangesNothing) {
+  EngineHarness::Options options = OnDevice(Tiny());
+  options.device.wgmma_prefill = true;
+  {
+    EngineHarness engine(options);
+    ExpectGolden(engine);
+    ExpectGolden(engine, "-again");
+    EXPECT_GE(engine.Wait("r5-again").cached_tokens, 64);
+  }
+  options.max_num_seqs = 7;
+  options.max_num_batched_tokens = 17;
+  options.num_blocks = 5;
+  EngineHarness engine(options);
+  ExpectGolden(engine);
+  EXPECT_GT(engine.metrics().vllm_preemptions->Value(), 0);
+}
+
 TEST(DeviceLlamaTest, ChoicesThatShareABlockPart) {
   // Two choices share the prompt's blocks until they write: a copy on the device.
   Request request = EngineHarness::MakeRequest("n", EngineHarness::Prompt(40, 9), 4);
