@@ -207,6 +207,11 @@ TEST(WarpGroupTest, SumsAreThereOnlyAfterTheirWait) {
 }
 
 TEST(WarpGroupTest, WhatChangesUnderAProductIsAnErrorThatNamesItsLine) {
+#ifdef __SANITIZE_ADDRESS__
+  // It cannot unmark the frames that an exception leaves on a fibre's stack, and takes those that
+  // are there next for errors (github.com/google/sanitizers/issues/189).
+  GTEST_SKIP() << "exceptions on a fibre's stack";
+#endif
   const auto error = [](const Result& result) { return std::string(result.status.message()); };
   EXPECT_THAT(error(Multiply<F16, false, 64, Fault::kNoFence>()),
               MatchesRegex(".*GroupMma: no FenceGroupMmas before it at "
